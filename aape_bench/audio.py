@@ -1,0 +1,92 @@
+"""Decode, make mono, resample: one clip as float32 samples at the rate an encoder wants."""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from aape_bench.errors import BrokenAudio, DataError
+
+#: Shortest clip that any encoder is given: one 25 ms analysis window.
+MIN_SECONDS = 0.025
+
+#: Changes whenever the samples that reach an encoder change; part of every embedding's address.
+TREATMENT = "mono mean, soxr HQ, head"
+
+Samples = npt.NDArray[np.float32]
+
+
+def read_clip(
+    path: Path, sample_rate: int, max_seconds: float, start: float | None = None, end: float | None = None
+) -> Samples:
+    """Decode one clip: channels averaged, resampled with soxr, cut to its first `max_seconds`.
+
+    start, end: seconds within the file, None for its own.
+    Returns (samples,) float32. Raises DataError naming the file where it is no audio, truncated, empty,
+    shorter than 25 ms or holds NaN or infinite samples.
+    """
+    import soundfile
+
+    try:
+        with path.open("rb") as handle:
+            _check_riff(handle, path)
+            with soundfile.SoundFile(handle) as sound:
+                native = sound.samplerate
+                first = round((start or 0.0) * native)
+                last = sound.frames if end is None else min(round(end * native), sound.frames)
+                wanted = min(last - first, round(max_seconds * native))
+                if wanted <= 0:
+                    raise BrokenAudio(path, "holds no samples" if start is None else "ends before its start")
+                sound.seek(first)
+                samples = sound.read(wanted, dtype="float32", always_2d=True)
+    except FileNotFoundError:
+        raise DataError(f"The audio file {path} is missing. Restore it, or run with --allow-partial.") from None
+    except soundfile.LibsndfileError as error:
+        reason = str(error.error_string).rstrip(".")
+        raise BrokenAudio(path, f"is not audio that libsndfile can read ({reason})") from None
+    except OSError as error:
+        raise BrokenAudio(path, f"cannot be read ({error.strerror or error})") from None
+    if len(samples) < wanted:
+        raise BrokenAudio(path, f"is truncated ({len(samples)} of {wanted} samples)")
+    return to_rate(samples.mean(axis=1), native, sample_rate, max_seconds, path)
+
+
+def to_rate(mono: Samples, native: int, sample_rate: int, max_seconds: float, name: object) -> Samples:
+    """Check and resample (samples,) float32 from `native` to `sample_rate` Hz; see `read_clip`."""
+    if not np.isfinite(mono).all():
+        raise BrokenAudio(name, "holds NaN or infinite samples")
+    if len(mono) < round(MIN_SECONDS * native):
+        raise BrokenAudio(name, f"is too short ({1000 * len(mono) / native:.1f} ms, at least 25 ms are needed)")
+    if native != sample_rate:
+        import soxr
+
+        mono = soxr.resample(mono, native, sample_rate, quality="HQ").astype(np.float32, copy=False)
+        # rounding may leave a clip of exactly 25 ms one sample short of one analysis window
+        if len(mono) < (least := round(MIN_SECONDS * sample_rate)):
+            mono = np.pad(mono, (0, least - len(mono)))
+    return np.ascontiguousarray(mono[: round(max_seconds * sample_rate)])
+
+
+def _check_riff(handle: BinaryIO, path: Path) -> None:
+    """Refuse a WAV whose data chunk promises more bytes than the file has; libsndfile would shorten it silently."""
+    size = os.fstat(handle.fileno()).st_size
+    if size == 0:
+        raise BrokenAudio(path, "is empty")
+    if handle.read(12)[:4] == b"RIFF":
+        position = 12
+        while len(header := handle.read(8)) == 8:
+            chunk, length = struct.unpack("<4sI", header)
+            position += 8
+            if chunk == b"data":
+                # streamed WAVs leave the size open as 0 or 2**32 - 1 (also 2**31 - 1): nothing is promised
+                if length not in (0, 0xFFFFFFFF, 0x7FFFFFFF) and position + length > size:
+                    raise BrokenAudio(path, f"is truncated ({size - position} of {length} bytes of audio)")
+                break
+            position += length + length % 2
+            handle.seek(position)
+    handle.seek(0)

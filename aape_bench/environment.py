@@ -1,0 +1,86 @@
+"""Where and with what a result was computed: folders, device, versions. Nothing that names a person or machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import aape_bench
+from aape_bench.errors import UsageError
+
+_PACKAGES = ("torch", "numpy", "scipy", "pandas", "scikit-learn", "soundfile", "soxr", "safetensors")
+
+
+def default_folder(kind: str) -> Path:
+    """The `data`, `cache` or `results` folder: AAPE_BENCH_<KIND>_DIR, else the platform's place (results: ./results)."""
+    if given := os.environ.get(f"AAPE_BENCH_{kind.upper()}_DIR"):
+        return Path(given)
+    if kind == "results":
+        return Path("results")
+    import platformdirs
+
+    place = platformdirs.user_cache_dir if kind == "cache" else platformdirs.user_data_dir
+    return Path(place("aape-bench", appauthor=False))
+
+
+def resolve_device(name: str) -> str:
+    """`auto`, `cpu` or `cuda` -> the device type to use; torch is imported only where a GPU may be there."""
+    if name not in ("auto", "cpu", "cuda"):
+        raise UsageError(f'There is no device "{name}". There are: auto, cpu, cuda.')
+    if name == "cpu":
+        return "cpu"
+    may_be_there = sys.platform != "linux" or any(Path(p).exists() for p in ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd"))
+    if may_be_there:
+        import torch
+
+        if torch.cuda.is_available():
+            return "cuda"
+    if name == "cuda":
+        raise UsageError("No CUDA device can be used on this machine. Use --device cpu, or mend the driver.")
+    return "cpu"
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of Python, of this package with its git commit where it is a checkout, and of what it computes with."""
+    found: dict[str, str | None] = {
+        "python": platform.python_version(),
+        "aape-bench": aape_bench.__version__,
+        "git": _git_commit(),
+    }
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def peak_memory_mb() -> float | None:
+    """Largest resident memory of this process so far, None where the system does not tell."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (1024 * 1024 if sys.platform == "darwin" else 1024), 1)
+
+
+def _git_commit() -> str | None:
+    root = Path(aape_bench.__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        commit = subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
+        ).stdout.strip()
+        changed = subprocess.run(
+            ["git", "-C", str(root), "status", "--porcelain", "--untracked-files=no"],
+            capture_output=True, text=True, timeout=30, check=True,
+        ).stdout.strip()  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit + ("+changes" if changed else "")

@@ -1,0 +1,158 @@
+"""The leaderboard: a view of the records, one row per (model label, task, protocol, data fingerprint).
+
+Seeds of one label are averaged in its row. Rows on partial data or with random weights, or whose pre-training
+saw the task, stand below the clean ones and have no rank; published numbers are never ranked with ours.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from aape_bench.metrics import bootstrap_accuracy, interval
+from aape_bench.records import Record, read_all, read_predictions
+from aape_bench.storage import write_text
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COLUMNS = [
+    "model", "task", "protocol", "metric", "score", "ci_low", "ci_high", "n_test", "folds", "partial", "weights",
+    "pretrain_overlap", "seeds", "parameters", "dimension", "seconds", "date", "record",
+    "rank", "seed_sd", "chance", "data", "device", "source",
+]  # fmt: skip
+
+
+def leaderboard(results_dir: Path) -> pd.DataFrame:
+    """All rows in COLUMNS, clean rows first within a task and protocol, by falling score."""
+    import pandas as pd
+
+    cells: dict[tuple[str, ...], dict[int, tuple[str, Record]]] = defaultdict(dict)
+    for path, record in read_all(results_dir):
+        cell = (record.task["name"], record.protocol["label"], record.task["fingerprint"], record.model["label"])
+        # code that changed since leaves an older record of the same label and seed: the newest one counts
+        known = cells[cell].get(record.seed)
+        if known is None or (record.date, record.key) > (known[1].date, known[1].key):
+            cells[cell][record.seed] = (path, record)
+    board = pd.DataFrame([_row(results_dir, by_seed) for by_seed in cells.values()], columns=COLUMNS)
+    board["_unranked"] = ~is_clean(board)
+    order = ["task", "protocol", "data", "_unranked", "score", "model"]
+    board = board.sort_values(order, ascending=[True, True, True, True, False, True], ignore_index=True)
+    ranks = board[~board["_unranked"]].groupby(["task", "protocol", "data"])["score"].rank(
+        ascending=False, method="min"
+    )
+    board["rank"] = ranks.reindex(board.index).astype("Int64")
+    return board[COLUMNS]
+
+
+def is_clean(board: pd.DataFrame) -> pd.Series[bool]:
+    """Rows that may be ranked: whole data, no random weights, no known overlap with the pre-training audio."""
+    return (
+        (board["partial"] == "")
+        & (board["weights"] != "random")
+        & ~board["pretrain_overlap"].isin(["train", "test", "same-generator"])
+    )
+
+
+def wide(board: pd.DataFrame) -> pd.DataFrame:
+    """One row per model and weights, one column per task, protocol and metric; partial data in columns of its own."""
+    cells = board.copy()
+    cells["column"] = [
+        f"{task}/{protocol}/{metric}" + (f" (partial: {partial})" if partial else "")
+        for task, protocol, metric, partial in zip(
+            cells["task"], cells["protocol"], cells["metric"], cells["partial"], strict=True
+        )
+    ]
+    # two data fingerprints of one task may not share a column
+    several = cells.groupby("column")["data"].transform("nunique") > 1
+    cells.loc[several, "column"] += " data " + cells.loc[several, "data"]
+    table = cells.pivot(index=["model", "weights"], columns="column", values="score")
+    table.columns.name = None
+    return table.reset_index()
+
+
+def with_published(board: pd.DataFrame) -> pd.DataFrame:
+    """The board followed by what others published on its tasks: `source` says where, and they have no rank."""
+    import pandas as pd
+
+    from aape_bench.published import published
+
+    theirs = published(sorted(set(board["task"])))
+    rows = pd.DataFrame(
+        {
+            "model": theirs["model"] + theirs["variant"].map(lambda text: f" ({text})" if text else ""),
+            "task": theirs["task"],
+            "protocol": theirs["protocol"],
+            "metric": theirs["metric"],
+            "score": theirs["value"],
+            "ci_low": theirs["value"] - theirs["ci95"],
+            "ci_high": theirs["value"] + theirs["ci95"],
+            "partial": "",
+            "weights": "published",
+            "pretrain_overlap": "",
+            "source": theirs["source"],
+        },
+        columns=COLUMNS,
+    ).sort_values(["task", "protocol", "score"], ascending=[True, True, False])
+    return pd.concat([board.astype(object), rows.astype(object)], ignore_index=True)
+
+
+def write_leaderboard(results_dir: Path, board: pd.DataFrame) -> tuple[Path, Path]:
+    """Write `leaderboard.csv` and, of our own rows, `leaderboard_wide.csv` under the results folder."""
+    paths = results_dir / "leaderboard.csv", results_dir / "leaderboard_wide.csv"
+    for path, table in zip(paths, (board, wide(board[board["source"] == "ours"])), strict=True):
+        write_text(path, table.to_csv(index=False, lineterminator="\n"))
+    return paths
+
+
+def _row(results_dir: Path, by_seed: dict[int, tuple[str, Record]]) -> dict[str, Any]:
+    ordered = [by_seed[seed] for seed in sorted(by_seed)]
+    path, first = ordered[0]
+    records = [record for _, record in ordered]
+    scores = [record.scores["score"] for record in records]
+    low, high = _interval(results_dir, records)
+    return {
+        "model": first.model["label"],
+        "task": first.task["name"],
+        "protocol": first.protocol["label"],
+        "metric": first.task["metric"],
+        "score": float(np.mean(scores)),
+        "ci_low": low,
+        "ci_high": high,
+        "n_test": first.scores["test_clips"],
+        "folds": len(first.scores["folds"]),
+        "partial": first.task["partial"],
+        "weights": first.model["weights"],
+        "pretrain_overlap": first.pretrain_overlap,
+        "seeds": len(records),
+        "parameters": first.model["parameters"],
+        "dimension": first.model["dimension"],
+        "seconds": round(sum(sum(s["seconds"] for s in r.stages.values()) for r in records), 3),
+        "date": max(record.date for record in records),
+        "record": path,
+        "rank": None,
+        "seed_sd": float(np.std(scores, ddof=1)) if len(scores) > 1 else None,
+        "chance": first.scores["chance"],
+        "data": first.task["fingerprint"][:8],
+        "device": first.treatment["device"],
+        "source": "ours",
+    }
+
+
+def _interval(results_dir: Path, records: list[Record]) -> tuple[float | None, float | None]:
+    """The record's own interval; over seeds, that of their mean on the same resamples of clips."""
+    if len(records) == 1:
+        own = records[0].scores["interval"]
+        return (own["low"], own["high"]) if own else (None, None)
+    tables = [read_predictions(results_dir / record.predictions) for record in records]
+    first = tables[0]
+    if any(not table["id"].equals(first["id"]) for table in tables):
+        return None, None  # seeds that skipped different broken clips have no common resamples
+    correct = np.stack([(table["truth"] == table["predicted"]).to_numpy() for table in tables])
+    draws = bootstrap_accuracy(
+        correct, first["fold"].to_numpy(str), list(first["group"]), records[0].task["name"], records[0].seed
+    )
+    return interval(draws)

@@ -1,0 +1,48 @@
+"""How an encoder is offered to the harness: a description that imports without torch.
+
+The entry point of a model names an `EncoderPlugin`. Planning reads only this, so that a run with nothing
+left to do ends at once; `build` imports torch and makes the encoder. (A plugin's module may import torch at
+its top; planning is then two seconds slower, nothing else.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from aape_bench.encoder import Encoder
+
+
+@dataclass(frozen=True)
+class NoSettings:
+    """The config of an encoder that has nothing to set."""
+
+
+@dataclass(frozen=True)
+class EncoderPlugin:
+    """One encoder family.
+
+    name:         what `--model` calls it.
+    title:        one line for `aape-bench models`.
+    build:        `(config, seed) -> Encoder`, weights drawn from the seed alone (see `randomness`).
+    config:       frozen dataclass of its settings (see `settings`); all of them end up in the identity.
+    sources:      dotted names of the modules whose text decides its embeddings; they are hashed into its
+                  identity, so that changed code is never served old embeddings.
+    sample_rate:  Hz, the rate of the audio it is given.
+    has_weights:  False where there is nothing to draw, load or train.
+    default_weights: returns a checkpoint to use when none is named, or None for seeded random weights.
+    """
+
+    name: str
+    title: str
+    build: Callable[[Any, int], Encoder]
+    config: type[Any] = NoSettings
+    sources: tuple[str, ...] = ()
+    sample_rate: int = 16000
+    has_weights: bool = True
+    default_weights: Callable[[], str | None] = lambda: None
+    licence: str = ""
+    citation: str = ""
+    homepage: str = ""

@@ -1,0 +1,63 @@
+"""How frozen embeddings become predictions. A protocol chooses on validation only.
+
+A protocol's module has `Settings` (frozen dataclass), `VERSION` (raised whenever its results change) and
+`fit_predict(embeddings, labels, rotations, settings, seed, advance) -> Outcome`; it imports what is heavy on use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from aape_bench.clip_table import Rotation
+from aape_bench.errors import UsageError
+from aape_bench.settings import suggestion
+
+PROTOCOLS = {"linear": "aape_bench.protocols.linear"}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Predictions and how they came about.
+
+    test: (m,) row positions of the tested clips, ascending. scores: (m, classes) float32, higher is likelier.
+    predicted: (m,) class names. fold: (m,) name of the rotation that tested the clip.
+    classes: names in the order of the columns.
+    choices: one entry per rotation, what was tried on validation and what was chosen.
+    """
+
+    test: npt.NDArray[np.int64]
+    fold: npt.NDArray[np.str_]
+    predicted: npt.NDArray[np.str_]
+    scores: npt.NDArray[np.float32]
+    classes: list[str]
+    choices: list[dict[str, Any]]
+
+
+class ProtocolModule(Protocol):
+    """What a protocol's module offers."""
+
+    VERSION: int
+    Settings: type[Any]
+
+    @staticmethod
+    def fit_predict(
+        embeddings: npt.NDArray[np.float32],
+        labels: Sequence[str],
+        rotations: Sequence[Rotation],
+        settings: Any,
+        seed: int,
+        advance: Callable[[int], None],
+    ) -> Outcome: ...
+
+
+def protocol(name: str) -> ProtocolModule:
+    """The protocol of that name. Raises UsageError with a suggestion where there is none."""
+    if name not in PROTOCOLS:
+        raise UsageError(f'There is no protocol "{name}".{suggestion(name, PROTOCOLS)}')
+    return cast(ProtocolModule, importlib.import_module(PROTOCOLS[name]))

@@ -1,0 +1,145 @@
+"""One JSON file per result that says everything, and its predictions beside it.
+
+`records/<task>/<protocol>/<label>-<key>.json` and `predictions/<task>/<protocol>/<label>-<key>.csv.gz` under the
+results folder. Predictions are written first; a record that exists has them. Two results are the same exactly
+when their keys are equal.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from aape_bench.errors import StorageError
+from aape_bench.identity import digest
+from aape_bench.storage import atomic_write, write_json
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Record:
+    """A result. Nested values are plain JSON; an undefined number is null with a reason beside it.
+
+    model:    label, name, identity, settings, weights, checkpoint, parameters, dimension
+    task:     name, metric, fingerprint, clips (evaluated), expected, partial, skipped [{clip, reason}]
+    protocol: label, name, version, settings, choices (per rotation: tried and chosen)
+    scores:   score, interval {low, high, level, method} (or null with a reason), folds [{fold, score, clips}],
+              test_clips, groups, chance
+    stages:   embed and fit: seconds, peak_memory_mb
+    """
+
+    schema: int
+    key: str
+    date: str
+    seed: int
+    model: dict[str, Any]
+    task: dict[str, Any]
+    treatment: dict[str, Any]
+    protocol: dict[str, Any]
+    scores: dict[str, Any]
+    stages: dict[str, Any]
+    versions: dict[str, Any]
+    pretrain_overlap: str
+    predictions: str
+
+
+def result_key(encoder: str, data: str, treatment: Any, protocol: dict[str, Any], seed: int) -> str:
+    """The address of a result: 16 hex digits over everything that decides it."""
+    about = {"schema": SCHEMA, "encoder": encoder, "data": data, "treatment": treatment, "protocol": protocol}
+    return digest({**about, "seed": seed})[:16]
+
+
+def record_paths(task: str, protocol: str, label: str, key: str) -> tuple[Path, Path]:
+    """Record and predictions file, relative to the results folder."""
+    name = f"{_file_name(label)}-{key}"
+    return (
+        Path("records") / task / _file_name(protocol) / f"{name}.json",
+        Path("predictions") / task / _file_name(protocol) / f"{name}.csv.gz",
+    )
+
+
+def write_predictions(
+    path: Path,
+    ids: Sequence[str],
+    folds: Sequence[str],
+    groups: Sequence[str | None],
+    truth: Sequence[str],
+    predicted: Sequence[str],
+    classes: Sequence[str],
+    scores: npt.NDArray[np.float32],
+) -> None:
+    """Compressed CSV, one row per test clip in clip-table order; equal input gives equal bytes."""
+    import pandas as pd
+
+    table = pd.DataFrame({"id": ids, "fold": folds, "group": groups, "truth": truth, "predicted": predicted})
+    # nine significant digits give back every float32 exactly
+    digits = {f"score:{name}": [f"{value:.9g}" for value in scores[:, at]] for at, name in enumerate(classes)}
+    table = pd.concat([table, pd.DataFrame(digits)], axis=1)
+    text = table.to_csv(index=False, lineterminator="\n").encode()
+    packed = io.BytesIO()
+    with gzip.GzipFile(fileobj=packed, mode="wb", filename="", mtime=0) as handle:
+        handle.write(text)
+    with atomic_write(path) as target:
+        target.write(packed.getvalue())
+
+
+def read_predictions(path: Path) -> Any:
+    """The predictions as a DataFrame: id, fold, group (None where there is none), truth, predicted, score:<class>."""
+    import pandas as pd
+
+    text = {"id": str, "fold": str, "group": str, "truth": str, "predicted": str}
+    try:
+        table = pd.read_csv(path, dtype=text, keep_default_na=False)
+    except (OSError, EOFError, ValueError) as error:
+        raise StorageError(
+            f"The predictions {path} cannot be read ({error}). Delete the record that names them and run again."
+        ) from None
+    table["group"] = [value or None for value in table["group"]]
+    return table
+
+
+def write_record(results_dir: Path, record: Record) -> Path:
+    """Write the record's JSON; its predictions must be there already. Returns the path."""
+    path, _ = record_paths(
+        record.task["name"], record.protocol["label"], record.model["label"], record.key
+    )
+    write_json(results_dir / path, asdict(record))
+    return results_dir / path
+
+
+def read_record(path: Path) -> Record:
+    """Raises StorageError naming the file where it is not a record of a known schema."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if value.get("schema") != SCHEMA:
+            raise StorageError(
+                f"The record {path} has schema {value.get('schema')}, this version reads {SCHEMA}. Read it with the "
+                "version that wrote it, or move it away."
+            )
+        return Record(**{field.name: value[field.name] for field in fields(Record)})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StorageError(
+            f"{path} is not a readable record ({type(error).__name__}: {error}). Move it away and run again."
+        ) from None
+
+
+def read_all(results_dir: Path) -> list[tuple[str, Record]]:
+    """Every record under the results folder with its relative path, sorted by path."""
+    files = sorted((results_dir / "records").glob("*/*/*.json"))
+    return [(file.relative_to(results_dir).as_posix(), read_record(file)) for file in files]
+
+
+def _file_name(label: str) -> str:
+    """A label as part of a file name: only harmless characters, at most 100 of them."""
+    safe = re.sub(r"[^A-Za-z0-9._=,\[\]@+-]", "_", label)
+    return safe if len(safe) <= 100 else f"{safe[:90]}~{digest(label)[:8]}"

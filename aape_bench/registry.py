@@ -1,0 +1,114 @@
+"""Names of models and tasks -> entry points, loaded on use. The only place that reaches plugins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
+
+import aape_bench
+from aape_bench.errors import BenchError, UsageError
+from aape_bench.plugin import EncoderPlugin
+from aape_bench.settings import suggestion
+from aape_bench.task import Task
+
+MODELS = "aape_bench.models"
+TASKS = "aape_bench.tasks"
+
+
+@dataclass(frozen=True)
+class Broken:
+    """An entry point that could not be loaded, and why."""
+
+    name: str
+    reason: str
+
+
+def model_names() -> list[str]:
+    """Registered encoder names, sorted; nothing is imported."""
+    return sorted(_entries(MODELS))
+
+
+def task_names() -> list[str]:
+    """Registered task names, sorted; nothing is imported."""
+    return sorted(_entries(TASKS))
+
+
+def model(name: str) -> EncoderPlugin:
+    """The encoder plugin of that name. Raises UsageError with a suggestion where there is none."""
+    return _load(MODELS, name, EncoderPlugin, "model")  # type: ignore[no-any-return]
+
+
+def task(name: str) -> Task:
+    """The task of that name. Raises UsageError with a suggestion where there is none."""
+    return _load(TASKS, name, Task, "task")  # type: ignore[no-any-return]
+
+
+def every_model() -> tuple[list[EncoderPlugin], list[Broken]]:
+    """All encoder plugins that load, and those that do not with the reason."""
+    return _load_all(model_names(), model)
+
+
+def every_task() -> tuple[list[Task], list[Broken]]:
+    """All tasks that load, and those that do not with the reason."""
+    return _load_all(task_names(), task)
+
+
+def _load_all(names: list[str], load: Any) -> tuple[list[Any], list[Broken]]:
+    loaded, broken = [], []
+    for name in names:
+        try:
+            loaded.append(load(name))
+        except BenchError as error:
+            broken.append(Broken(name, str(error)))
+    return loaded, broken
+
+
+@cache
+def _entries(group: str) -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=group)}
+
+
+def _load(group: str, name: str, expected: type, kind: str) -> Any:
+    entries = _entries(group)
+    if name not in entries:
+        raise UsageError(f'There is no {kind} "{name}".{suggestion(name, entries)}{_checkout_hint()}')
+    entry = entries[name]
+    try:
+        plugin = entry.load()
+    except BenchError:
+        raise
+    except Exception as error:  # a third party's module may fail in any way; the others must go on
+        hint = _checkout_hint()
+        raise UsageError(
+            f'The {kind} "{name}" could not be loaded from {entry.value}: {type(error).__name__}: {error}.'
+            + (hint or " Mend or uninstall the package that offers it.")
+        ) from error
+    if not isinstance(plugin, expected):
+        raise UsageError(
+            f'The entry point {entry.value} of {kind} "{name}" is a {type(plugin).__name__}, not a '
+            f"{expected.__name__}. Mend or uninstall the package that offers it."
+        )
+    return plugin
+
+
+def _checkout_hint() -> str:
+    package = Path(aape_bench.__file__).parent
+    beside = package.parent
+    if (package / "models").exists() or not (beside / "pyproject.toml").is_file():
+        return ""
+    if _built_in_models_found():
+        return ""
+    return (
+        f" Python was started inside a source checkout ({beside}), whose bare folder hides the installed "
+        "package. Start it from another folder, use the command aape-bench, or install the checkout with "
+        "pip install -e ."
+    )
+
+
+def _built_in_models_found() -> bool:
+    from importlib.util import find_spec
+
+    return find_spec("aape_bench.models") is not None

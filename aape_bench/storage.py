@@ -1,0 +1,93 @@
+"""Writing to disk so that a file is whole or absent, whenever the process is stopped."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from aape_bench.errors import StorageError
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
+    """A binary handle whose content appears at `path` when the block ends, and not at all when it fails.
+
+    Data first, fsync, then the name by atomic rename. Raises StorageError (disk full, read-only, no
+    permission) naming `path`.
+    """
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("xb") as handle:
+                yield handle
+                handle.flush()
+                os.fsync(handle.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        _fsync_folder(path.parent)
+    except OSError as error:
+        raise storage_error(path, error) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text atomically."""
+    with atomic_write(path) as handle:
+        handle.write(text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write strictly valid JSON atomically: NaN and infinity are refused, not written."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def check_writable(folder: Path, option: str) -> None:
+    """Raise StorageError now rather than after an hour of work where `folder` cannot be written.
+
+    Leaves nothing behind that was not there.
+    """
+    made = [p for p in (folder, *folder.parents) if not p.exists()]
+    probe = folder / f".{secrets.token_hex(8)}.tmp"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            probe.write_bytes(b"x")
+        finally:
+            probe.unlink(missing_ok=True)
+            for new in made:
+                new.rmdir()
+    except OSError as error:
+        raise storage_error(folder, error, f" Choose another folder with {option}.") from error
+
+
+def storage_error(path: Path, error: OSError, advice: str = "") -> StorageError:
+    """The plain paragraph for an OSError met at `path`."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        what = f"The disk is full: {path} could not be written."
+        advice = advice or " Free some space and run the same command again; what was finished is kept."
+    elif error.errno == errno.EFBIG:
+        what = f"{path} could not be written: the limit on file size is reached."
+        advice = advice or " Raise the limit (ulimit -f) and run the same command again."
+    else:
+        what = f"{path} could not be written: {error.strerror or error}."
+        advice = advice or " Check the folder and its permissions, then run the same command again."
+    return StorageError(what + advice)
+
+
+def _fsync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:  # some network file systems cannot fsync a folder; the rename itself stands
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)

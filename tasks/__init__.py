@@ -1,0 +1,1 @@
+"""Task plugins that come with aape-bench; each is offered through an entry point, as a third party's is."""

@@ -1,0 +1,95 @@
+"""Audio for the tests: generated, or real from outside the project."""
+
+from __future__ import annotations
+
+import csv
+import os
+import runpy
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+REAL = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def real_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with esc50/ unpacked from the small real data beside the project, or a skip that says why.
+
+    With AAPE_BENCH_REQUIRE_REAL_DATA set (CI) its absence is a failure.
+    """
+    if not (REAL / "unpack.py").is_file():
+        message = "the small real data sets (../shared/data) are not beside this checkout"
+        if os.environ.get("AAPE_BENCH_REQUIRE_REAL_DATA"):
+            pytest.fail(message)
+        pytest.skip(message)
+    folder = tmp_path_factory.mktemp("real")
+    unpack = runpy.run_path(str(REAL / "unpack.py"))["unpack"]
+    assert unpack("esc50", folder) == 100
+    return folder
+
+
+@pytest.fixture(scope="session")
+def _generated_esc50(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small data set in ESC-50's layout: 5 folds x 3 classes x 3 tones with noise, 0.3 s each, 16 kHz."""
+    folder = tmp_path_factory.mktemp("generated")
+    (folder / "esc50" / "audio").mkdir(parents=True)
+    (folder / "esc50" / "meta").mkdir()
+    rng = np.random.default_rng(0)
+    time = np.arange(4800) / 16000
+    rows = []
+    for fold in range(1, 6):
+        for target, (category, pitch) in enumerate((("dog", 300.0), ("rain", 900.0), ("siren", 2500.0))):
+            for take in "ABC":
+                name = f"{fold}-{fold}{target}{ord(take)}-{take}-{target}.wav"
+                tone = np.sin(2 * np.pi * pitch * time + rng.uniform(0, 6)) + rng.standard_normal(time.size)
+                soundfile.write(folder / "esc50" / "audio" / name, 0.1 * tone, 16000, subtype="PCM_16")
+                rows.append((name, fold, target, category, "False", f"{fold}{target}{ord(take)}", take))
+    write_meta(folder / "esc50", rows)
+    return folder
+
+
+@pytest.fixture
+def small_esc50(_generated_esc50: Path, tmp_path: Path) -> Path:
+    """A data directory of one's own with esc50/ in it: 45 clips, 3 classes; may be changed by the test."""
+    return Path(shutil.copytree(_generated_esc50, tmp_path / "data"))
+
+
+def write_meta(root: Path, rows: list[tuple[object, ...]]) -> None:
+    """Write `meta/esc50.csv` with ESC-50's own columns."""
+    with (root / "meta" / "esc50.csv").open("w", newline="") as handle:
+        writer = csv.writer(handle)
+        writer.writerow(("filename", "fold", "target", "category", "esc10", "src_file", "take"))
+        writer.writerows(rows)
+
+
+@pytest.fixture(autouse=True)
+def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No test reads or writes the user's own folders."""
+    for kind in ("DATA", "CACHE", "RESULTS"):
+        monkeypatch.setenv(f"AAPE_BENCH_{kind}_DIR", str(tmp_path / kind.lower()))
+    yield
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run `aape-bench ARGUMENTS` in this process: exit status, standard output, standard error."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        from aape_bench.cli import main
+
+        monkeypatch.setattr(sys, "argv", ["aape-bench", *map(str, arguments)])
+        try:
+            main()
+            status = 0
+        except SystemExit as stop:
+            status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        out = capsys.readouterr()
+        return status, out.out, out.err
+
+    return call
