@@ -60,17 +60,17 @@ def _options(
 def run(
     model: Annotated[
         list[str],
-        typer.Option("--model", "-m", help="NAME, NAME{key=value;...}, hear:MODULE, a glob or 'all'; repeat or use commas."),
+        typer.Option("--model", "-m", help="NAME, NAME{key=value;...}, hear:MODULE, glob or 'all'; repeat, or commas."),
     ],
-    task: Annotated[list[str], typer.Option("--task", "-t", help="NAME, a glob or 'all'; repeat or use commas.")],
+    task: Annotated[list[str], typer.Option("--task", "-t", help="NAME, glob or 'all'; repeat, or commas.")],
     protocol: Annotated[list[str], typer.Option("--protocol", "-p", help="How embeddings are judged.")] = ["linear"],  # noqa: B006
     set_: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Option("--set", help="key=value, a setting of every model named; repeat.", show_default=False),
+        typer.Option("--set", help="key=value, for every model named; repeat.", show_default=False),
     ] = None,
     protocol_set: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Option("--protocol-set", help="key=value, a setting of every protocol named; repeat.", show_default=False),
+        typer.Option("--protocol-set", help="key=value, for every protocol named; repeat.", show_default=False),
     ] = None,
     weights: Annotated[
         str, typer.Option("--weights", help="A checkpoint FILE, 'random' (drawn from --seed) or 'default'.")

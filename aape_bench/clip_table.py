@@ -6,7 +6,6 @@ nothing may stand on two sides of a split.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -93,7 +92,7 @@ def select_present(task: Task, root: Path, table: pd.DataFrame, allow_partial: b
     there = np.zeros(len(table), dtype=bool)
     for row, path in enumerate(table["path"]):
         try:
-            found = os.stat(root / path)
+            found = (root / path).stat()
         except OSError:
             continue
         there[row] = True

@@ -64,7 +64,7 @@ class ClipReader:
         start, end = self._spans[row]
         samples = read_clip(path, self.sample_rate, self.task.clip_seconds, start, end)
         if self._stats is not None:
-            found = os.stat(path)
+            found = path.stat()
             if (found.st_size, found.st_mtime_ns, found.st_ino) != self._stats[row]:
                 raise DataError(f"The audio file {path} changed while it was being evaluated. Run the command again.")
         return samples

@@ -16,7 +16,7 @@ _PACKAGES = ("torch", "numpy", "scipy", "pandas", "scikit-learn", "soundfile", "
 
 
 def default_folder(kind: str) -> Path:
-    """The `data`, `cache` or `results` folder: AAPE_BENCH_<KIND>_DIR, else the platform's place (results: ./results)."""
+    """The `data`, `cache` or `results` folder: AAPE_BENCH_<KIND>_DIR, else the platform's (results: ./results)."""
     if given := os.environ.get(f"AAPE_BENCH_{kind.upper()}_DIR"):
         return Path(given)
     if kind == "results":

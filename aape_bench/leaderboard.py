@@ -41,8 +41,8 @@ def leaderboard(results_dir: Path) -> pd.DataFrame:
     board["_unranked"] = ~is_clean(board)
     order = ["task", "protocol", "data", "_unranked", "score", "model"]
     board = board.sort_values(order, ascending=[True, True, True, True, False, True], ignore_index=True)
-    ranks = board[~board["_unranked"]].groupby(["task", "protocol", "data"])["score"].rank(
-        ascending=False, method="min"
+    ranks = (
+        board[~board["_unranked"]].groupby(["task", "protocol", "data"])["score"].rank(ascending=False, method="min")
     )
     board["rank"] = ranks.reindex(board.index).astype("Int64")
     return board[COLUMNS]

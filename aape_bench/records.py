@@ -104,15 +104,13 @@ def read_predictions(path: Path) -> Any:
         raise StorageError(
             f"The predictions {path} cannot be read ({error}). Delete the record that names them and run again."
         ) from None
-    table["group"] = [value or None for value in table["group"]]
+    table["group"] = pd.Series([value or None for value in table["group"]], dtype=object)
     return table
 
 
 def write_record(results_dir: Path, record: Record) -> Path:
     """Write the record's JSON; its predictions must be there already. Returns the path."""
-    path, _ = record_paths(
-        record.task["name"], record.protocol["label"], record.model["label"], record.key
-    )
+    path, _ = record_paths(record.task["name"], record.protocol["label"], record.model["label"], record.key)
     write_json(results_dir / path, asdict(record))
     return results_dir / path
 

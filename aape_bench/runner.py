@@ -123,6 +123,7 @@ def plan(
     loaded = [load_task(task, options) for task in tasks]
     jobs = []
     for model in models:
+        _ = model.identity  # a model that cannot be identified is refused here, before anything is read or computed
         for data in loaded:
             fingerprint = None if data.unread() else data.fingerprint()
             for chosen in protocols:
@@ -270,15 +271,11 @@ def _treatment(model: ModelChoice, options: Options) -> Treatment:
 
 
 def _entry(model: ModelChoice, data: TaskData, fingerprint: str, options: Options) -> EmbeddingEntry:
-    return EmbeddingEntry(
-        options.cache_dir, model.identity, fingerprint, _treatment(model, options), len(data.table)
-    )
+    return EmbeddingEntry(options.cache_dir, model.identity, fingerprint, _treatment(model, options), len(data.table))
 
 
 def _key(model: ModelChoice, chosen: ProtocolChoice, fingerprint: str, options: Options) -> str:
-    return records.result_key(
-        model.identity, fingerprint, _treatment(model, options), chosen.description, model.seed
-    )
+    return records.result_key(model.identity, fingerprint, _treatment(model, options), chosen.description, model.seed)
 
 
 def _existing(
@@ -309,7 +306,7 @@ def _write(
     truth = tested["label"].to_numpy(str)
     correct = truth == outcome.predicted
     key = _key(model, chosen, fingerprint, options)
-    path, predictions = records.record_paths(task.name, chosen.label, model.label, key)
+    _, predictions = records.record_paths(task.name, chosen.label, model.label, key)
     records.write_predictions(
         options.results_dir / predictions,
         list(tested["id"]), list(outcome.fold), list(tested["group"]), list(truth), list(outcome.predicted),

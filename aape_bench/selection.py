@@ -126,14 +126,9 @@ class HearChoice(ModelChoice):
     def identity(self) -> str:  # type: ignore[override]
         from aape_bench.hear import loaded_state_digest
 
-        return digest(
-            {
-                "model": f"hear:{self.module}",
-                "sources": source_digest([self.module]),
-                "weights": self.sha256,
-                "state": loaded_state_digest(self._encoder),
-            }
-        )
+        state = loaded_state_digest(self._encoder)
+        sources = source_digest([self.module])
+        return digest({"model": f"hear:{self.module}", "sources": sources, "weights": self.sha256, "state": state})
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -178,9 +173,7 @@ def select_models(
             raise UsageError(f'"{clash[0]}" is set twice for the model "{name}": in its braces and by --set.')
         specs += [(one, {**settings, **own}) for one in _matching(name, registry.model_names(), "model")]
     if weights not in ("default", "random") and len({name for name, _ in specs}) > 1:
-        raise UsageError(
-            "--weights FILE fits one model, but several are named. Give each its own: NAME{weights=FILE}."
-        )
+        raise UsageError("--weights FILE fits one model, but several are named. Give each its own: NAME{weights=FILE}.")
     choices: dict[tuple[str, int], ModelChoice] = {}
     for name, own in specs:
         for seed in seeds:

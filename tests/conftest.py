@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import runpy
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+
+# `python -m pytest` puts the checkout on the path, whose bare folders would hide the installed package
+sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parents[1]]
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -37,6 +39,8 @@ def real_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def _generated_esc50(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small data set in ESC-50's layout: 5 folds x 3 classes x 3 tones with noise, 0.3 s each, 16 kHz."""
+    from toys import write_meta
+
     folder = tmp_path_factory.mktemp("generated")
     (folder / "esc50" / "audio").mkdir(parents=True)
     (folder / "esc50" / "meta").mkdir()
@@ -60,20 +64,11 @@ def small_esc50(_generated_esc50: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(_generated_esc50, tmp_path / "data"))
 
 
-def write_meta(root: Path, rows: list[tuple[object, ...]]) -> None:
-    """Write `meta/esc50.csv` with ESC-50's own columns."""
-    with (root / "meta" / "esc50.csv").open("w", newline="") as handle:
-        writer = csv.writer(handle)
-        writer.writerow(("filename", "fold", "target", "category", "esc10", "src_file", "take"))
-        writer.writerows(rows)
-
-
 @pytest.fixture(autouse=True)
-def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or writes the user's own folders."""
     for kind in ("DATA", "CACHE", "RESULTS"):
         monkeypatch.setenv(f"AAPE_BENCH_{kind}_DIR", str(tmp_path / kind.lower()))
-    yield
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ class Settings:
     def __post_init__(self) -> None:
         if self.c_min > self.c_max:
             raise UsageError(f"linear: c_min={self.c_min} must not be above c_max={self.c_max}.")
-        if not (-12 <= self.c_min and self.c_max <= 12):
+        if not (self.c_min >= -12 and self.c_max <= 12):
             raise UsageError("linear: c_min and c_max are powers of ten and must lie in -12 .. 12.")
         if self.tolerance <= 0 or self.max_iterations < 1:
             raise UsageError("linear: tolerance and max_iterations must be above 0.")
@@ -90,9 +90,7 @@ def _fit_rotation(
     for exponent in range(settings.c_min, settings.c_max + 1):
         probe, converged = _fit(embeddings[train], names[train], 10.0**exponent, settings)
         right = probe.predict(embeddings[validation].astype(np.float64)) == names[validation]
-        tried.append(
-            {"C": 10.0**exponent, "validation_accuracy": float(right.mean()), "converged": converged}
-        )
+        tried.append({"C": 10.0**exponent, "validation_accuracy": float(right.mean()), "converged": converged})
     best = max(tried, key=lambda point: point["validation_accuracy"])  # the first, smallest C among equals
     both = np.sort(np.concatenate([train, validation]))
     probe, converged = _fit(embeddings[both], names[both], best["C"], settings)

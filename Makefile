@@ -1,0 +1,47 @@
+# make demo: environment, install, the main job on the embedded task, plots.   make test: everything CI checks.
+#
+# PYTHON      the Python to build environments with (3.11 - 3.13)
+# TORCH_INDEX an extra package index for torch, e.g. PyTorch's own for CPU builds (README)
+
+PYTHON ?= python3
+TORCH_INDEX ?=
+DEMO ?= .venv
+TEST ?= .venv-test
+RESULTS ?= results
+
+PIP = -m pip --disable-pip-version-check install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) --constraint constraints.txt
+SOURCES = pyproject.toml constraints.txt $(shell find aape_bench models tasks -name '*.py' -o -name '*.csv')
+
+.PHONY: demo test lint types suite clean
+
+demo: $(DEMO)/installed
+	$(DEMO)/bin/aape-bench run --model aape,vit,logmel --task tremolo --results-dir $(RESULTS)
+	$(DEMO)/bin/aape-bench plot --results-dir $(RESULTS)
+
+test: lint types suite
+
+lint: $(TEST)/installed
+	$(TEST)/bin/ruff check .
+
+# outside the checkout: mypy would otherwise find the bare folders before the installed package
+types: $(TEST)/installed
+	cd $(TEST) && bin/mypy --config-file $(CURDIR)/pyproject.toml -p aape_bench
+
+suite: $(TEST)/installed
+	$(TEST)/bin/python -m pytest
+
+# --editable, so that the demo's environment follows the checkout
+$(DEMO)/installed: $(SOURCES)
+	test -x $(DEMO)/bin/python || $(PYTHON) -m venv $(DEMO)
+	$(DEMO)/bin/python $(PIP) --editable .
+	touch $@
+
+# strict: mypy sees the mapped packages only through its link tree; new files need a new install
+$(TEST)/installed: $(SOURCES)
+	test -x $(TEST)/bin/python || $(PYTHON) -m venv $(TEST)
+	rm -rf build
+	$(TEST)/bin/python $(PIP) --editable '.[test]' --config-settings editable_mode=strict
+	touch $@
+
+clean:
+	rm -rf $(DEMO) $(TEST) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,50 @@
+"""AaPE: a vision transformer on log-mel patches with an aliasing-aware patch embedding.
+
+Yamamoto & Okusa, arXiv 2512.03637. No weights are published: without a checkpoint they are random, from the
+seed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aape_bench.hear import hear_functions
+from aape_bench.models.aape.config import AapeConfig
+from aape_bench.plugin import EncoderPlugin
+
+if TYPE_CHECKING:
+    from aape_bench.models.aape.encoder import AapeEncoder
+
+SOURCES = (
+    "aape_bench.models.aape.config",
+    "aape_bench.models.aape.sblu",
+    "aape_bench.models.aape.lambda_encoder",
+    "aape_bench.models.aape.stem",
+    "aape_bench.models.aape.backbone",
+    "aape_bench.models.aape.encoder",
+    "aape_bench.features",
+    "aape_bench.randomness",
+)
+
+
+def build(config: AapeConfig, seed: int) -> AapeEncoder:
+    """The encoder on the CPU with weights drawn from the seed."""
+    from aape_bench.models.aape.encoder import AapeEncoder
+
+    return AapeEncoder(config, seed)
+
+
+plugin = EncoderPlugin(
+    name="aape",
+    title="AaPE: ViT with aliasing-aware patch embedding (SBLU stem)",
+    build=build,
+    config=AapeConfig,
+    sources=SOURCES,
+    licence="Apache-2.0",
+    citation="Yamamoto & Okusa, AaPE: Aliasing-aware Patch Embedding for Self-Supervised Audio "
+    "Representation Learning, arXiv 2512.03637",
+    homepage="https://arxiv.org/abs/2512.03637",
+)
+
+# the module is a HEAR module: https://hearbenchmark.com/hear-api.html
+load_model, get_scene_embeddings, get_timestamp_embeddings = hear_functions(plugin)

@@ -1,0 +1,108 @@
+"""Checkpoints: what is written comes back, everything else is refused without being opened."""
+
+from __future__ import annotations
+
+import pickle
+import struct
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+
+from aape_bench.checkpoint import load_checkpoint, read_header, save_checkpoint
+from aape_bench.errors import CheckpointError
+from aape_bench.selection import select_model
+
+
+def saved(path: Path, seed: int = 5, **settings: str) -> Path:
+    choice = select_model("vit", {"blocks": "2", **settings}, "random", seed)
+    save_checkpoint(path, choice.build(), "vit", choice.settings, {"steps": 3})
+    return path
+
+
+def test_weights_config_and_card_come_back(tmp_path: Path) -> None:
+    file = saved(tmp_path / "a.safetensors")
+    header = read_header(file)
+    assert header.model == "vit"
+    assert header.card == {"steps": 3}
+    choice = select_model("vit", {}, str(file), seed=0)
+    assert choice.settings["blocks"] == 2
+    assert choice.weights.startswith("file:")
+    assert choice.label == f"vit[blocks=2]@{choice.weights[5:]}"
+    audio = torch.randn(2, 16000, generator=torch.Generator().manual_seed(0)) / 10
+    trained = select_model("vit", {"blocks": "2"}, "random", 5).build()
+    assert torch.equal(choice.build().scene_embeddings(audio), trained.scene_embeddings(audio))
+
+
+def test_other_weights_are_another_identity(tmp_path: Path) -> None:
+    one = select_model("vit", {}, str(saved(tmp_path / "a.safetensors", seed=5)), 0)
+    two = select_model("vit", {}, str(saved(tmp_path / "b.safetensors", seed=6)), 0)
+    assert one.identity != two.identity
+    # the weights decide, not the seed they would have been drawn from
+    assert one.identity == select_model("vit", {}, str(tmp_path / "a.safetensors"), 9).identity
+
+
+def test_inference_settings_may_differ_architecture_may_not(tmp_path: Path) -> None:
+    file = saved(tmp_path / "a.safetensors")
+    assert select_model("vit", {"pooling": "cls"}, str(file), 0).settings["pooling"] == "cls"
+    with pytest.raises(CheckpointError, match="trained with blocks=2, which --set blocks=3 contradicts"):
+        select_model("vit", {"blocks": "3"}, str(file), 0)
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match='of the model "vit", not "aape"'):
+        select_model("aape", {}, str(saved(tmp_path / "a.safetensors")), 0)
+
+
+def test_a_checkpoint_of_another_shape_is_refused(tmp_path: Path) -> None:
+    narrow = select_model("vit", {"blocks": "2", "width": "96"}, "random", 0)
+    wide = select_model("vit", {"blocks": "2"}, "random", 0)
+    save_checkpoint(tmp_path / "a.safetensors", narrow.build(), "vit", wide.settings, {})
+    with pytest.raises(CheckpointError, match=r"does not fit the model: .* is \[.*96.*\] there and \[.*192.*\] in"):
+        select_model("vit", {}, str(tmp_path / "a.safetensors"), 0).build()
+    state = dict(list(wide.build().state_dict().items())[1:])
+    missing = torch.nn.Module()
+    for name, tensor in state.items():
+        missing.register_buffer(name.replace(".", "_"), tensor)
+    save_checkpoint(tmp_path / "b.safetensors", missing, "vit", wide.settings, {})
+    with pytest.raises(CheckpointError, match="it has no "):
+        load_checkpoint(wide.build(), tmp_path / "b.safetensors")
+
+
+class _Payload:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (Path.touch, (Path("never-run"),))
+
+
+@pytest.mark.parametrize("kind", ["pickle", "torch", "empty", "text", "cut", "huge header", "no json", "missing"])
+def test_other_files_are_refused(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "a.safetensors"
+    if kind == "pickle":
+        file.write_bytes(pickle.dumps(_Payload()))
+    elif kind == "torch":
+        torch.save({"w": torch.zeros(3)}, file)
+    elif kind == "empty":
+        file.write_bytes(b"")
+    elif kind == "text":
+        file.write_text("no weights here " * 20)
+    elif kind == "cut":
+        whole = saved(file).read_bytes()
+        file.write_bytes(whole[: len(whole) // 2])
+    elif kind == "huge header":
+        file.write_bytes(struct.pack("<Q", 2**60) + b"{}")
+    elif kind == "no json":
+        file.write_bytes(struct.pack("<Q", 10) + b'{"a": [1,,')
+    with pytest.raises(CheckpointError) as refusal:
+        select_model("vit", {}, str(file), 0).build()
+    assert "a.safetensors" in str(refusal.value)
+    assert not (tmp_path / "never-run").exists()
+
+
+def test_a_config_of_another_version_is_refused(tmp_path: Path) -> None:
+    choice = select_model("vit", {"blocks": "1"}, "random", 0)
+    config = {**asdict(choice.config), "spline": 3}  # type: ignore[attr-defined]
+    save_checkpoint(tmp_path / "a.safetensors", choice.build(), "vit", config, {})
+    with pytest.raises(CheckpointError, match="spline"):
+        select_model("vit", {}, str(tmp_path / "a.safetensors"), 0)

@@ -1,0 +1,110 @@
+"""Clip tables: what is refused, and who trains, validates and tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from toys import FOLDS, PARTS, table
+
+from aape_bench import clip_table
+from aape_bench.errors import DataError
+
+
+def changed(column: str, row: int, value: object) -> pd.DataFrame:
+    frame = table()
+    frame.loc[row, column] = value
+    return frame
+
+
+@pytest.mark.parametrize(
+    ("frame", "says"),
+    [
+        (changed("label", 3, None), r"row 4 .*c3.* has no label"),
+        (changed("label", 3, "  "), r"row 4 .*c3.* has no label"),
+        (changed("fold", 5, np.nan), r"row 6 .*c5.* has no fold"),
+        (changed("id", 5, "c3"), r"c3 is listed in folds 2 and 4"),
+        (changed("path", 2, "../secret.wav"), r"leaves the data folder"),
+        (changed("path", 2, "/etc/passwd"), r"leaves the data folder"),
+        (changed("path", 2, "audio/..\\..\\x.wav"), r"leaves the data folder"),
+        (changed("path", 2, "C:/x.wav"), r"leaves the data folder"),
+        (changed("group", 2, "g1"), r"group .g1. stands in folds 2 and 3"),
+    ],
+)  # fmt: skip
+def test_broken_metadata_is_refused(frame: pd.DataFrame, says: str) -> None:
+    with pytest.raises(DataError, match=says):
+        clip_table.check(FOLDS, frame)
+
+
+def test_a_name_with_two_dots_is_no_escape() -> None:
+    assert clip_table.check(FOLDS, changed("path", 2, "audio/a..b.wav"))["path"][2] == "audio/a..b.wav"
+
+
+def test_unknown_part_is_refused() -> None:
+    frame = table().rename(columns={"fold": "split"}).assign(split="train", group=None)
+    frame.loc[3, "split"] = "dev"
+    with pytest.raises(DataError, match='unknown part "dev"'):
+        clip_table.check(PARTS, frame)
+
+
+def test_folds_rotate_cyclically_in_numeric_order() -> None:
+    frame = clip_table.check(FOLDS, table())
+    rounds = clip_table.rotations(FOLDS, frame)
+    assert [r.name for r in rounds] == ["2", "3", "4", "10"]
+    fold = frame["fold"].to_numpy()
+    for rotation, validation in zip(rounds, ["3", "4", "10", "2"], strict=True):
+        assert set(fold[rotation.test]) == {rotation.name}
+        assert set(fold[rotation.validation]) == {validation}
+        together = np.concatenate([rotation.train, rotation.validation, rotation.test])
+        assert sorted(together) == list(range(12))
+    assert sorted(np.concatenate([r.test for r in rounds])) == list(range(12))
+
+
+def test_official_parts_are_one_round_and_none_may_be_empty() -> None:
+    frame = table().rename(columns={"fold": "split"})
+    frame["split"] = ["train"] * 8 + ["valid"] * 2 + ["test"] * 2
+    (rotation,) = clip_table.rotations(PARTS, frame)
+    assert list(rotation.validation) == [8, 9]
+    with pytest.raises(DataError, match="no clip is present in the part valid"):
+        clip_table.rotations(PARTS, frame[frame["split"] != "valid"].reset_index(drop=True))
+
+
+def test_two_folds_are_too_few() -> None:
+    with pytest.raises(DataError, match="need 3"):
+        clip_table.rotations(FOLDS, table()[lambda t: t["fold"].isin(["2", "3"])].reset_index(drop=True))
+
+
+def test_absent_files_need_leave(tmp_path: Path) -> None:
+    (tmp_path / "audio").mkdir()
+    frame = clip_table.check(FOLDS, table())
+    with pytest.raises(DataError, match="none of the 12 clips"):
+        clip_table.select_present(FOLDS, tmp_path, frame, allow_partial=True)
+    for row in range(6):
+        (tmp_path / f"audio/c{row}.wav").write_bytes(b"x" * (row + 1))
+    with pytest.raises(DataError, match=r"6 of 12 clips are there.*first audio/c6\.wav.*--allow-partial"):
+        clip_table.select_present(FOLDS, tmp_path, frame, allow_partial=False)
+    present = clip_table.select_present(FOLDS, tmp_path, frame, allow_partial=True)
+    assert list(present.table["id"]) == [f"c{row}" for row in range(6)]
+    assert [stat[0] for stat in present.stats] == [1, 2, 3, 4, 5, 6]
+    assert len(present.missing) == 6
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "is missing"),
+        (b"", "not a readable CSV"),
+        (b"filename,fold\n", "has no column category"),
+        (b"filename,fold,category\n", "lists no clips"),
+        (b'filename,fold,category\n"a,1,dog\n', "not a readable CSV"),
+        (b"filename,fold,category\n\xff\xfe,1,dog\n", "not a readable CSV"),
+    ],
+)
+def test_unreadable_csv_is_named(tmp_path: Path, content: bytes | None, says: str) -> None:
+    file = tmp_path / "meta.csv"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(DataError, match=f"meta.csv.*{says}"):
+        clip_table.read_csv(file, ["filename", "fold", "category"])

@@ -1,0 +1,69 @@
+"""Content hashes: a touched file keeps its name, a changed one gets another."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from toys import FOLDS, table
+
+from aape_bench.contents import ContentMemory, data_fingerprint
+from aape_bench.identity import file_digest
+
+NAMES = ["a.wav", "b with space.wav", "-c.wav"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in NAMES:
+        (tmp_path / name).write_bytes(name.encode() * 100)
+    return tmp_path
+
+
+def stats(folder: Path) -> list[tuple[int, int, int]]:
+    return [(s.st_size, s.st_mtime_ns, s.st_ino) for s in ((folder / name).stat() for name in NAMES)]
+
+
+def test_hashes_are_read_once_and_remembered(folder: Path, tmp_path: Path) -> None:
+    seen: list[int] = []
+    first = ContentMemory(tmp_path / "cache", folder).hashes(NAMES, stats(folder), seen.append)
+    assert first == [file_digest(folder / name) for name in NAMES]
+    assert sum(seen) == 3
+    again = ContentMemory(tmp_path / "cache", folder)
+    assert again.known(NAMES, stats(folder)) == first
+    again.hashes(NAMES, stats(folder), lambda _: pytest.fail("nothing is unread"))
+
+
+def test_touched_is_read_again_and_equal_changed_is_not(folder: Path, tmp_path: Path) -> None:
+    memory = ContentMemory(tmp_path / "cache", folder)
+    first = memory.hashes(NAMES, stats(folder))
+    os.utime(folder / NAMES[0], ns=(1, 1))
+    (folder / NAMES[1]).write_bytes(b"other")
+    assert memory.known(NAMES, stats(folder)) == [None, None, first[2]]
+    second = memory.hashes(NAMES, stats(folder))
+    assert second[0] == first[0]
+    assert second[1] != first[1]
+
+
+def test_a_line_cut_short_by_a_crash_is_passed_over(folder: Path, tmp_path: Path) -> None:
+    memory = ContentMemory(tmp_path / "cache", folder)
+    first = memory.hashes(NAMES, stats(folder))
+    content = memory.file.read_bytes()
+    memory.file.write_bytes(content[:-5])
+    cut = ContentMemory(tmp_path / "cache", folder)
+    assert cut.known(NAMES, stats(folder)) == [*first[:2], None]
+    assert cut.hashes(NAMES, stats(folder)) == first
+    assert ContentMemory(tmp_path / "cache", folder).known(NAMES, stats(folder)) == first
+
+
+@pytest.mark.parametrize(("column", "value"), [("label", "z"), ("fold", "9"), ("path", "audio/z.wav"), ("start", 1.0)])
+def test_the_fingerprint_covers_every_column(column: str, value: object) -> None:
+    frame = table().assign(start=float("nan"), end=float("nan"))
+    other = frame.copy()
+    other.loc[4, column] = value
+    hashes = [str(row) for row in range(12)]
+    assert data_fingerprint(FOLDS, frame, hashes) == data_fingerprint(FOLDS, pd.DataFrame(frame), list(hashes))
+    assert data_fingerprint(FOLDS, frame, hashes) != data_fingerprint(FOLDS, other, hashes)
+    assert data_fingerprint(FOLDS, frame, hashes) != data_fingerprint(FOLDS, frame, [*hashes[:11], "x"])

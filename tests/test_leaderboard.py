@@ -1,0 +1,129 @@
+"""The leaderboard as a view of records: who is ranked, who stands apart, what counts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aape_bench import records
+from aape_bench.leaderboard import COLUMNS, leaderboard, wide, with_published, write_leaderboard
+
+
+def add(folder: Path, label: str, score: float, **changes: Any) -> None:
+    """Write one record, complete but for its predictions (which only several seeds need)."""
+    key = f"{abs(hash((label, score, str(changes)))):016x}"[:16]
+    task = {"name": "esc50", "metric": "accuracy", "fingerprint": "f" * 64, "partial": "", "clips": 2000}
+    model = {"label": label, "weights": "file:0", "parameters": 5, "dimension": 3}
+    record = records.Record(
+        schema=records.SCHEMA,
+        key=key,
+        date=changes.get("date", "2026-01-01T00:00:00+00:00"),
+        seed=changes.get("seed", 0),
+        model={**model, "weights": changes.get("weights", "file:0")},
+        task={**task, "partial": changes.get("partial", ""), "fingerprint": changes.get("data", "f" * 64)},
+        treatment={"device": "cpu"},
+        protocol={"label": changes.get("protocol", "linear")},
+        scores={
+            "score": score,
+            "interval": changes.get("interval", {"low": score - 0.1, "high": score + 0.1}),
+            "folds": [{}] * 5,
+            "test_clips": 2000,
+            "chance": 0.02,
+        },
+        stages={"embed": {"seconds": 1.5}, "fit": {"seconds": 0.25}},
+        versions={},
+        pretrain_overlap=changes.get("overlap", "unknown"),
+        predictions="",
+    )
+    records.write_record(folder, record)
+
+
+def test_the_columns_that_were_promised_come_first() -> None:
+    promised = (
+        "model,task,protocol,metric,score,ci_low,ci_high,n_test,folds,partial,weights,pretrain_overlap,seeds,"
+        "parameters,dimension,seconds,date,record"
+    )
+    assert ",".join(COLUMNS).startswith(promised)
+
+
+def test_only_clean_rows_are_ranked(tmp_path: Path) -> None:
+    add(tmp_path, "best", 0.9)
+    add(tmp_path, "same", 0.9)
+    add(tmp_path, "worst", 0.5)
+    add(tmp_path, "partial", 0.99, partial="100 of 2000")
+    add(tmp_path, "random", 0.98, weights="random")
+    add(tmp_path, "seen", 0.97, overlap="test")
+    board = leaderboard(tmp_path)
+    assert list(board["model"]) == ["best", "same", "worst", "partial", "random", "seen"]
+    assert list(board["rank"].astype(object).where(board["rank"].notna(), None)) == [1, 1, 3, None, None, None]
+    assert board["seconds"].iloc[0] == 1.75
+
+
+def test_rows_part_by_label_protocol_and_data(tmp_path: Path) -> None:
+    add(tmp_path, "m", 0.5)
+    add(tmp_path, "m", 0.6, protocol="linear[c_max=2]")
+    add(tmp_path, "m", 0.7, data="e" * 64)
+    board = leaderboard(tmp_path)
+    assert len(board) == 3
+    columns = set(wide(board).columns) - {"model", "weights"}
+    assert columns == {
+        "esc50/linear/accuracy data ffffffff",
+        "esc50/linear/accuracy data eeeeeeee",
+        "esc50/linear[c_max=2]/accuracy",
+    }
+
+
+def test_the_newest_record_of_a_label_and_seed_counts(tmp_path: Path) -> None:
+    add(tmp_path, "m", 0.5, date="2026-01-02T00:00:00+00:00")
+    add(tmp_path, "m", 0.9, date="2026-01-01T00:00:00+00:00")
+    board = leaderboard(tmp_path)
+    assert list(board["score"]) == [0.5]
+    assert list(board["seeds"]) == [1]
+
+
+def test_an_undefined_interval_stays_empty(tmp_path: Path) -> None:
+    add(tmp_path, "m", 0.5, interval=None)
+    files = write_leaderboard(tmp_path, leaderboard(tmp_path))
+    assert "esc50,linear,accuracy,0.5,,,2000" in files[0].read_text()
+
+
+def test_published_rows_stand_below_and_apart(tmp_path: Path) -> None:
+    add(tmp_path, "m", 0.5)
+    board = with_published(leaderboard(tmp_path))
+    assert list(board.columns) == COLUMNS
+    theirs = board[board["weights"] == "published"]
+    assert len(theirs) > 50
+    assert set(theirs["task"]) == {"esc50"}
+    assert theirs["rank"].isna().all()
+    assert theirs["source"].str.len().min() > 5
+    assert theirs["score"].between(0.2, 1.0).all()
+    write_leaderboard(tmp_path, board)
+    assert "EAT" not in (tmp_path / "leaderboard_wide.csv").read_text()
+
+
+def test_predictions_come_back_exactly_and_in_equal_bytes(tmp_path: Path) -> None:
+    import numpy as np
+
+    scores = np.random.default_rng(0).standard_normal((3, 2)).astype(np.float32)
+    for name in ("a", "b"):
+        records.write_predictions(
+            tmp_path / name, ["x", "y,z", 'q"'], ["1", "1", "2"], ["g", None, "NA"],
+            ["dog", "NA", "dog"], ["dog", "dog", "nan"], ["NA", "dog"], scores,
+        )  # fmt: skip
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    (tmp_path / "a").rename(tmp_path / "a.csv.gz")
+    table = records.read_predictions(tmp_path / "a.csv.gz")
+    assert list(table["id"]) == ["x", "y,z", 'q"']
+    assert list(table["truth"]) == ["dog", "NA", "dog"]
+    assert list(table["group"]) == ["g", None, "NA"]
+    assert (table[["score:NA", "score:dog"]].to_numpy(np.float32) == scores).all()
+
+
+@pytest.mark.parametrize("label", ["../../etc/passwd", "a" * 300, "a/b:c", "m[window=gaussian]@1a2b"])
+def test_labels_make_harmless_file_names(label: str) -> None:
+    path, _ = records.record_paths("esc50", "linear", label, "0" * 16)
+    assert path.parts[:3] == ("records", "esc50", "linear")
+    assert len(path.parts) == 4
+    assert len(path.name) < 150
