@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import importlib.util
 import json
@@ -27,10 +28,12 @@ def file_digest(path: Path) -> str:
 
 def source_digest(modules: Iterable[str]) -> str:
     """SHA-256 (hex) over the source text of modules, found by name without importing them."""
-    return digest({name: file_digest(_source_file(name)) for name in modules})
+    return digest({name: _module_digest(name) for name in modules})
 
 
-def _source_file(module: str) -> Path:
+# read once: code edited while a run goes on is not the code that runs
+@functools.cache
+def _module_digest(module: str) -> str:
     try:
         spec = importlib.util.find_spec(module)
     except ModuleNotFoundError:
@@ -40,7 +43,7 @@ def _source_file(module: str) -> Path:
             f'The source of module "{module}" was not found, so results that depend on it cannot be '
             "identified. Correct the `sources` that the plugin declares."
         )
-    return Path(spec.origin)
+    return file_digest(Path(spec.origin))
 
 
 def _plain(value: Any) -> Any:

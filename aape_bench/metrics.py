@@ -64,7 +64,7 @@ def interval(draws: npt.NDArray[np.float64]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def chance_accuracy(truth: Sequence[str]) -> float:
+def chance_accuracy(truth: Sequence[str] | npt.NDArray[np.str_]) -> float:
     """Accuracy of always naming the most frequent class of the test clips."""
     _, counts = np.unique(np.asarray(truth), return_counts=True)
     return float(counts.max() / counts.sum())
