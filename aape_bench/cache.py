@@ -8,6 +8,7 @@ clips, so a run that was killed continues to the same bytes; two runs may fill o
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,8 +70,11 @@ class EmbeddingEntry:
     def write(self, number: int, rows: npt.NDArray[np.float32], seconds: float, broken: dict[str, str]) -> None:
         """Store one shard: rows (clips, d) float32, NaN where `broken` (row -> reason) says so."""
         write_json(self.folder / f"{number:05d}.json", {"seconds": round(seconds, 3), "broken": broken})
+        # by way of memory: numpy's own writing to a file hides why a disk refused
+        content = io.BytesIO()
+        np.save(content, np.ascontiguousarray(rows, dtype=np.float32), allow_pickle=False)
         with atomic_write(self.folder / f"{number:05d}.npy") as handle:
-            np.save(handle, np.ascontiguousarray(rows, dtype=np.float32), allow_pickle=False)
+            handle.write(content.getbuffer())
 
     def complete(self, summary: dict[str, Any]) -> None:
         """Say that all shards are there, with what the run knows of them (parameters, peak memory, versions)."""

@@ -59,6 +59,7 @@ def fit_predict(
     embeddings: (n, d) float32 in clip-table order; labels: (n,). `advance(1)` is called after each rotation.
     Scores are the predicted log-probabilities; a class that a rotation never trained on has the lowest score.
     """
+    import sklearn.linear_model  # noqa: F401  (its thread pools must be loaded before they can be limited)
     from threadpoolctl import threadpool_limits
 
     names = np.asarray(labels)

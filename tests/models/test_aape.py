@@ -296,7 +296,7 @@ def test_settings_that_cannot_work_are_named(settings: dict[str, Any], named: st
 
 def test_importing_the_plugins_imports_no_torch() -> None:
     code = "import sys, aape_bench.models.aape, aape_bench.models.vit; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-P", "-c", code], check=False).returncode == 0
 
 
 def test_trains_under_autocast() -> None:
