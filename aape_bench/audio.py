@@ -50,7 +50,8 @@ def read_clip(
         reason = str(error.error_string).rstrip(".")
         raise BrokenAudio(path, f"is not audio that libsndfile can read ({reason})") from None
     except OSError as error:
-        raise BrokenAudio(path, f"cannot be read ({error.strerror or error})") from None
+        # the disk's or the network's fault, perhaps for a moment only: never a reason to skip a clip for good
+        raise DataError(f"The audio file {path} cannot be read ({error.strerror or error}). Run again.") from None
     if len(samples) < wanted:
         raise BrokenAudio(path, f"is truncated ({len(samples)} of {wanted} samples)")
     return to_rate(samples.mean(axis=1), native, sample_rate, max_seconds, path)

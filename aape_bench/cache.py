@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from aape_bench.errors import StorageError
 from aape_bench.identity import digest
-from aape_bench.storage import atomic_write, write_json
+from aape_bench.storage import atomic_write, create_json, write_json
 
 SHARD_CLIPS = 128
 _SCHEMA = 1
@@ -27,10 +27,14 @@ _SCHEMA = 1
 
 @dataclass(frozen=True)
 class Treatment:
-    """How audio reaches the encoder; with encoder identity and data fingerprint it addresses embeddings."""
+    """How audio reaches the encoder; with encoder identity and audio fingerprint it addresses embeddings.
+
+    audio: in words; code: hash of what decodes, cuts and resamples.
+    """
 
     sample_rate: int
     audio: str
+    code: str
     role: str = "scene"
     precision: str = "float32"
     device: str = "cpu"
@@ -39,8 +43,8 @@ class Treatment:
 class EmbeddingEntry:
     """The embeddings of one data set by one encoder under one treatment."""
 
-    def __init__(self, cache_dir: Path, encoder: str, data: str, treatment: Treatment, clips: int) -> None:
-        about = {"schema": _SCHEMA, "encoder": encoder, "data": data, "treatment": treatment, "clips": clips}
+    def __init__(self, cache_dir: Path, encoder: str, audio: str, treatment: Treatment, clips: int) -> None:
+        about = {"schema": _SCHEMA, "encoder": encoder, "audio": audio, "treatment": treatment, "clips": clips}
         self.address = digest(about)
         self.folder = cache_dir / "embeddings" / self.address[:32]
         self.clips = clips
@@ -60,12 +64,14 @@ class EmbeddingEntry:
 
     def begin(self, batch_size: int) -> int:
         """Open the entry for writing; returns the batch size to use, the recorded one where a run began before."""
-        recorded = self._read("entry.json")
-        if recorded is not None:
-            return int(recorded["batch_size"])
-        write_json(self.folder / "entry.json", {**self._about, "treatment": vars(self._about["treatment"]),
-                                                "batch_size": batch_size})  # fmt: skip
-        return batch_size
+        about = {**self._about, "treatment": vars(self._about["treatment"]), "batch_size": batch_size}
+        # of two runs that begin at once one writes the entry, and both read the same
+        if create_json(self.folder / "entry.json", about):
+            return batch_size
+        recorded = self._read("entry.json") or {}
+        if not isinstance(recorded.get("batch_size"), int) or recorded["batch_size"] < 1:
+            raise self._damaged("entry.json", "it names no batch size")
+        return int(recorded["batch_size"])
 
     def write(self, number: int, rows: npt.NDArray[np.float32], seconds: float, broken: dict[str, str]) -> None:
         """Store one shard: rows (clips, d) float32, NaN where `broken` (row -> reason) says so."""
@@ -77,7 +83,7 @@ class EmbeddingEntry:
             handle.write(content.getbuffer())
 
     def complete(self, summary: dict[str, Any]) -> None:
-        """Say that all shards are there, with what the run knows of them (parameters, peak memory, versions)."""
+        """Say that all shards are there, with what the run knows of them (dimension, parameters, versions, ...)."""
         write_json(self.folder / "complete.json", summary)
 
     def read(self) -> npt.NDArray[np.float32]:
@@ -109,13 +115,15 @@ class EmbeddingEntry:
         return shard.ndim == 2 and len(shard) == rows and shard.dtype == np.float32
 
     def _read(self, name: str) -> dict[str, Any] | None:
-        path = self.folder / name
         try:
-            return dict(json.loads(path.read_text()))
+            return dict(json.loads((self.folder / name).read_text(encoding="utf-8")))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
-            raise StorageError(
-                f"The cached file {path} cannot be read ({error}). Delete the folder {self.folder}; its embeddings "
-                "will be computed again."
-            ) from None
+        except (OSError, ValueError, TypeError) as error:
+            raise self._damaged(name, str(error)) from None
+
+    def _damaged(self, name: str, why: str) -> StorageError:
+        return StorageError(
+            f"The cached file {self.folder / name} cannot be used ({why}). Delete the folder {self.folder}; its "
+            "embeddings will be computed again."
+        )

@@ -31,7 +31,23 @@ ResultsDir = Annotated[
     Optional[Path],  # noqa: UP045  (Typer on Python 3.11 reads Optional)
     typer.Option("--results-dir", help="Where records are (default: ./results).", show_default=False),
 ]
+OneName = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Argument(help="Say all about this one.", show_default=False),
+]
 Published = Annotated[bool, typer.Option("--published", help="Add numbers published by others, marked as such.")]
+
+
+def _model_names() -> list[str]:
+    from aape_bench import registry
+
+    return registry.model_names()
+
+
+def _task_names() -> list[str]:
+    from aape_bench import registry
+
+    return registry.task_names()
 
 
 def _version(value: bool) -> None:
@@ -60,9 +76,17 @@ def _options(
 def run(
     model: Annotated[
         list[str],
-        typer.Option("--model", "-m", help="NAME, NAME{key=value;...}, hear:MODULE, glob or 'all'; repeat, or commas."),
+        typer.Option(
+            "--model",
+            "-m",
+            autocompletion=_model_names,
+            help="NAME, NAME{key=value;...}, hear:MODULE, glob or 'all'; repeat, or commas.",
+        ),
     ],
-    task: Annotated[list[str], typer.Option("--task", "-t", help="NAME, glob or 'all'; repeat, or commas.")],
+    task: Annotated[
+        list[str],
+        typer.Option("--task", "-t", autocompletion=_task_names, help="NAME, glob, all; repeat."),
+    ],
     protocol: Annotated[list[str], typer.Option("--protocol", "-p", help="How embeddings are judged.")] = ["linear"],  # noqa: B006
     set_: Annotated[
         Optional[list[str]],  # noqa: UP045
@@ -97,7 +121,6 @@ def run(
 ) -> None:
     """Evaluate models on tasks; what is there already is not computed again."""
     from aape_bench import environment, runner, selection
-    from aape_bench.leaderboard import leaderboard, write_leaderboard
     from aape_bench.progress import RichProgress
     from aape_bench.settings import split_assignments
 
@@ -115,44 +138,61 @@ def run(
         device=environment.resolve_device(device),
         batch_size=batch_size,
     )
-    jobs = runner.plan(models, tasks, protocols, options)
+    jobs, failures = runner.plan(models, tasks, protocols, options)
     _print_notices(jobs)
     if dry_run:
         _print_plan(jobs)
+        _raise_all(failures)
         return
-    try:
-        report = runner.run(jobs, options, RichProgress())
-    finally:
-        # what was finished before a failure counts
-        if (options.results_dir / "records").is_dir():
-            board = leaderboard(options.results_dir)
-            files = write_leaderboard(options.results_dir, board)
-    wanted = {path.relative_to(options.results_dir).as_posix() for path in report.paths}
     asked = {(job.model.label, job.data.task.name, job.protocol.label) for job in jobs}
-    cells = zip(board["record"], board["model"], board["task"], board["protocol"], strict=True)
-    shown = board[[record in wanted or tuple(cell) in asked for record, *cell in cells]]
-    _print_board(shown)
-    there = len(report.paths) - report.computed
-    typer.echo(f"{_count(report.computed, 'result')} computed, {there} already there. Wrote {files[0]} and {files[1]}.")
+    try:
+        finished = runner.run(jobs, options, RichProgress())
+    except BenchError:
+        if (options.results_dir / "records").is_dir():
+            _show_board(options.results_dir, asked, quiet=True)  # what was finished before the failure counts
+        raise
+    if (options.results_dir / "records").is_dir():
+        _show_board(options.results_dir, asked)
+    there = len(finished.paths) - finished.computed
+    typer.echo(f"{_count(finished.computed, 'result')} computed, {there} already there.")
+    _raise_all([*failures, *finished.failures])
 
 
-@app.command(name="models", epilog="Example:\n\n  aape-bench models")
-def list_models() -> None:
-    """List the encoders that are installed."""
+@app.command(name="models", epilog="Examples:\n\n  aape-bench models\n\n  aape-bench models aape")
+def list_models(name: OneName = None) -> None:
+    """List the encoders that are installed, or the settings of one."""
     from aape_bench import registry
 
+    if name is not None:
+        plugin = registry.model(name)
+        _print_facts(plugin.title, licence=plugin.licence, citation=plugin.citation, homepage=plugin.homepage)
+        _print_table(("setting (--set)", "default", "values"), _settings_of(plugin.config))
+        return
     plugins, broken = registry.every_model()
-    rows = [(p.name, p.title, f"{p.sample_rate} Hz", _setting_names(p.config)) for p in plugins]
-    _print_table(("model", "what it is", "rate", "settings (--set)"), rows)
+    _print_table(("model", "what it is", "rate"), [(p.name, p.title, f"{p.sample_rate} Hz") for p in plugins])
     _print_broken(broken)
-    typer.echo("Any HEAR module too: --model hear:package.module")
+    typer.echo("Settings of one: aape-bench models NAME. Any HEAR module runs too: --model hear:package.module")
 
 
-@app.command(name="tasks", epilog="Example:\n\n  aape-bench tasks")
-def list_tasks() -> None:
-    """List the tasks that are installed."""
+@app.command(name="tasks", epilog="Examples:\n\n  aape-bench tasks\n\n  aape-bench tasks esc50")
+def list_tasks(name: OneName = None) -> None:
+    """List the tasks that are installed, or say all about one."""
     from aape_bench import registry
 
+    if name is not None:
+        task = registry.task(name)
+        _print_facts(
+            task.title,
+            domain=task.domain,
+            size=f"{task.clips} clips of {task.clip_seconds:g} s, {task.classes} classes, in {task.split_scheme}",
+            metric=f"{task.metric} ({task.kind})",
+            data="generated" if task.generator else f"--data-dir DIR, in DIR/{' or DIR/'.join(task.folders)}",
+            get=task.by_hand,
+            licence=task.licence,
+            citation=task.citation,
+            homepage=task.homepage,
+        )
+        return
     tasks, broken = registry.every_task()
     rows = [
         (t.name, t.title, t.domain, str(t.clips), str(t.classes), f"{t.clip_seconds:g} s", t.metric,
@@ -166,12 +206,7 @@ def list_tasks() -> None:
 @app.command(name="leaderboard", epilog="Example:\n\n  aape-bench leaderboard --published")
 def show_leaderboard(results_dir: ResultsDir = None, published: Published = False) -> None:
     """Print the leaderboard and write leaderboard.csv and leaderboard_wide.csv."""
-    from aape_bench.leaderboard import with_published, write_leaderboard
-
-    folder, board = _board(results_dir)
-    files = write_leaderboard(folder, with_published(board) if published else board)
-    _print_board(with_published(board) if published else board)
-    typer.echo(f"Wrote {files[0]} and {files[1]}.")
+    _show_board(_results(results_dir), None, published)
 
 
 @app.command(epilog="Example:\n\n  aape-bench plot --published")
@@ -184,10 +219,13 @@ def plot(
     published: Published = False,
 ) -> None:
     """Draw the scores with their intervals, one figure per task, as PNG and SVG."""
+    from aape_bench.leaderboard import leaderboard
     from aape_bench.published import published as published_numbers
     from aape_bench.report.plots import plot_scores
 
-    folder, board = _board(results_dir)
+    folder = _results(results_dir)
+    board, remarks = leaderboard(folder)
+    _print_remarks(remarks)
     tasks = sorted(set(board["task"]))
     for path in plot_scores(board, out or folder / "plots", published_numbers(tasks) if published else None):
         typer.echo(f"Wrote {path}")
@@ -215,26 +253,56 @@ def _seeds(text: str) -> list[int]:
     return list(dict.fromkeys(seeds))
 
 
-def _board(results_dir: Path | None) -> tuple[Path, pd.DataFrame]:
+def _results(results_dir: Path | None) -> Path:
     from aape_bench import environment
-    from aape_bench.leaderboard import leaderboard
 
     folder = results_dir or environment.default_folder("results")
     if not (folder / "records").is_dir():
         raise UsageError(
             f"There are no results in {folder}. Make some with aape-bench run, or name their folder with --results-dir."
         )
-    return folder, leaderboard(folder)
+    return folder
+
+
+def _show_board(
+    folder: Path, asked: set[tuple[str, str, str]] | None, published: bool = False, quiet: bool = False
+) -> None:
+    """Print the leaderboard (its rows of the asked model, task and protocol) and write it whole to its files."""
+    from aape_bench.leaderboard import leaderboard, with_published, write_leaderboard
+
+    board, remarks = leaderboard(folder)
+    if published:
+        board = with_published(board)
+    if not quiet:
+        cells = zip(board["model"], board["task"], board["protocol"], strict=True)
+        _print_board(board if asked is None else board[[cell in asked for cell in cells]])
+    _print_remarks(remarks)
+    files = write_leaderboard(folder, board)
+    typer.echo(f"Wrote {files[0]} and {files[1]}.")
+
+
+def _raise_all(failures: Sequence[BenchError]) -> None:
+    """One failure as it is, several together, a paragraph each."""
+    if len(failures) == 1:
+        raise failures[0]
+    if failures:
+        raise BenchError("\n".join(map(str, failures)))
+
+
+def _print_remarks(remarks: Sequence[str]) -> None:
+    for remark in remarks:
+        typer.echo(f"Note: {remark}", err=True)
 
 
 def _print_notices(jobs: Sequence[Job]) -> None:
     """What a reader must know before she believes a number."""
-    if random := sorted({job.model.label for job in jobs if job.model.weights == "random"}):
-        typer.echo(f"Note: {', '.join(random)} has no trained weights here and runs with seeded random ones "
-                   "(weights: random).", err=True)  # fmt: skip
+    from aape_bench.clip_table import partial
+
+    for label in sorted({job.model.label for job in jobs if job.model.weights == "random"}):
+        typer.echo(f"Note: {label} runs with seeded random weights, not trained ones (weights: random).", err=True)
     for data in {job.data.task.name: job.data for job in jobs}.values():
-        if len(data.table) != data.task.clips:
-            typer.echo(f"Note: {data.task.name} is partial: {len(data.table)} of {data.task.clips} clips.", err=True)
+        if part := partial(data.task, len(data.table), data.table["label"].nunique()):
+            typer.echo(f"Note: {data.task.name} is partial: {part}.", err=True)
 
 
 def _print_plan(jobs: Sequence[Job]) -> None:
@@ -292,10 +360,29 @@ def _print_broken(broken: Sequence[object]) -> None:
         typer.echo(f"Skipped: {getattr(plugin, 'reason', plugin)}", err=True)
 
 
-def _setting_names(config: type) -> str:
-    import dataclasses
+def _print_facts(title: str, **facts: str) -> None:
+    typer.echo(title)
+    for name, value in facts.items():
+        if value:
+            typer.echo(f"  {name}: {value}")
 
-    return " ".join(field.name for field in dataclasses.fields(config)) or "none"
+
+def _settings_of(config: type) -> list[tuple[str, str, str]]:
+    """Name, default and possible values of every setting."""
+    import dataclasses
+    import typing
+
+    from aape_bench.settings import make_config
+
+    default: object = make_config(config, {}, "")
+    rows = []
+    for field in dataclasses.fields(config):
+        hint = typing.get_type_hints(config)[field.name]
+        choices = [str(c) for part in (hint, *typing.get_args(hint)) if typing.get_origin(part) is typing.Literal
+                   for c in typing.get_args(part)]  # fmt: skip
+        kinds = [t.__name__ for t in (hint, *typing.get_args(hint)) if t in (int, float, str, bool)]
+        rows.append((field.name, str(getattr(default, field.name)), " | ".join(choices or kinds)))
+    return rows
 
 
 def _count(number: int, noun: str) -> str:

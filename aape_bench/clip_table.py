@@ -45,10 +45,14 @@ def read_csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
 def check(task: Task, table: pd.DataFrame) -> pd.DataFrame:
     """The table with complete columns and a fresh index, or DataError naming the first row that breaks a rule."""
     table = table.reset_index(drop=True)
-    for column, default in (("start", np.nan), ("end", np.nan), ("group", None)):
-        if column not in table:
-            table[column] = default
     side = side_column(task)
+    if absent := [column for column in ("id", "path", "label", side) if column not in table]:
+        raise DataError(f"{task.name}: the task's clip table has no column {', '.join(absent)}. Mend its read().")
+    for column in ("start", "end"):
+        table[column] = table[column].astype(float) if column in table else np.nan
+    groups = table["group"] if "group" in table else pd.Series(index=table.index, dtype=object)
+    blank = groups.isna() | (groups.astype(str).str.strip() == "")
+    table["group"] = pd.Series([None if b else str(g) for g, b in zip(groups, blank, strict=True)], dtype=object)
     for column in ("id", "path", "label", side):
         empty = table[column].isna() | (table[column].astype(str).str.strip() == "")
         if column == "path" and task.generator is not None:
@@ -59,6 +63,8 @@ def check(task: Task, table: pd.DataFrame) -> pd.DataFrame:
                 f"{task.name}: row {row + 1} of the metadata ({table['id'][row]}) has no {column}. "
                 "Restore the original metadata."
             )
+    for column in ("id", "path", "label", side):
+        table[column] = table[column].astype(str)
     for path in table["path"]:
         if path:
             _check_inside(task, path)
@@ -76,7 +82,7 @@ def side_column(task: Task) -> str:
 
 @dataclass(frozen=True)
 class Present:
-    """The rows whose files are there. `sizes`, `mtimes` (ns) and `inodes` stand per row, for change detection."""
+    """The rows whose files are there, (size, mtime in ns, inode) of each, and the paths of those that are not."""
 
     table: pd.DataFrame
     stats: list[tuple[int, int, int]]
@@ -99,19 +105,28 @@ def select_present(task: Task, root: Path, table: pd.DataFrame, allow_partial: b
         stats.append((found.st_size, found.st_mtime_ns, found.st_ino))
     missing = list(table["path"][~there])
     present = int(there.sum())
+    classes = int(table["label"][there].nunique())
     if present == 0:
         raise DataError(
             f"{task.name}: none of the {len(table)} clips in the metadata is under {root} (the first would be "
             f"{root / missing[0]}). Unpack the audio there, or point --data-dir at the right folder."
         )
-    if not allow_partial and present != task.clips:
+    if not allow_partial and (missing or partial(task, present, classes)):
         named = f" Missing are {len(missing)} files of the metadata, first {missing[0]}." if missing else ""
         listed = "" if len(table) == task.clips else f" The metadata lists {len(table)}."
+        counted = "" if classes == task.classes else f" They are of {classes} classes, not {task.classes}."
         raise DataError(
-            f"{task.name}: {present} of {task.clips} clips are there, under {root}.{listed}{named} Complete the "
-            "data set, or give --allow-partial to evaluate on what is there (the result is marked as partial)."
+            f"{task.name}: {present} of {task.clips} clips are there, under {root}.{listed}{named}{counted} Complete "
+            "the data set, or give --allow-partial to evaluate on what is there (the result is marked as partial)."
         )
     return Present(table[there].reset_index(drop=True), stats, missing)
+
+
+def partial(task: Task, clips: int, classes: int) -> str:
+    """What of the official data set is there, "" where it is all of it: "100 of 2000"."""
+    if clips != task.clips:
+        return f"{clips} of {task.clips}"
+    return "" if classes == task.classes else f"{classes} of {task.classes} classes"
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -81,15 +82,23 @@ class ContentMemory:
         self._read().update({path: (stat, value) for path, stat, value in entries})
 
 
-def data_fingerprint(task: Task, table: pd.DataFrame, hashes: Sequence[str] | None) -> str:
-    """SHA-256 over the clip table, each file's relative path and content hash.
+@dataclass(frozen=True)
+class Fingerprints:
+    """What a data set is. audio: of the samples that an encoder gets; data: of those, labels, splits and groups."""
+
+    audio: str
+    data: str
+
+
+def fingerprints(task: Task, table: pd.DataFrame, hashes: Sequence[str] | None) -> Fingerprints:
+    """SHA-256 over the clip table with each file's relative path and content hash.
 
     hashes: per row; None for a generated task, whose generator's sources stand in for them.
     """
-    if task.generator is not None:
-        content = source_digest(task.generator.sources)
-    else:
-        assert hashes is not None
-        content = digest(list(hashes))
-    rows = table.astype(object).where(table.notna(), None).values.tolist()
-    return digest({"task": task.name, "seconds": task.clip_seconds, "rows": rows, "content": content})
+    files = list(hashes) if hashes is not None else []
+    code = source_digest(task.generator.sources) if task.generator is not None else None
+    plain = table.astype(object).where(table.notna(), None)
+    spans = plain[["id", "path", "start", "end"]].values.tolist()
+    audio = digest({"task": task.name, "seconds": task.clip_seconds, "spans": spans, "files": files, "code": code})
+    rows = plain.values.tolist()
+    return Fingerprints(audio, digest({"audio": audio, "rows": rows, "kind": task.kind, "splits": task.split_scheme}))

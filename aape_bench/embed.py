@@ -58,7 +58,8 @@ def _scene_embeddings(encoder: Encoder, batch: Batch, device: str, reader: ClipR
     padded = bool((batch.lengths < batch.audio.shape[1]).any())
     lengths = torch.from_numpy(batch.lengths).to(device) if padded and encoder.takes_lengths else None
     try:
-        with torch.inference_mode():
+        # float32 is what the record says: cuDNN would otherwise round convolutions' inputs to 10 bits (TF32)
+        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             embeddings = encoder.scene_embeddings(audio, lengths)
     except torch.OutOfMemoryError:
         raise ModelError(

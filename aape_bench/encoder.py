@@ -19,6 +19,11 @@ class Encoder(torch.nn.Module):
     #: False: the encoder cannot be told where padding begins and gets every clip at the task's full length.
     takes_lengths: bool = True
 
+    @property
+    def parameter_count(self) -> int | None:
+        """Number of parameters, None where it cannot be known (a model of another framework)."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
     def scene_embeddings(self, audio: Tensor, lengths: Tensor | None = None) -> Tensor:
         """One vector per clip.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import platform
 import subprocess
@@ -44,6 +46,7 @@ def resolve_device(name: str) -> str:
     return "cpu"
 
 
+@functools.cache
 def versions() -> dict[str, str | None]:
     """Versions of Python, of this package with its git commit where it is a checkout, and of what it computes with."""
     found: dict[str, str | None] = {
@@ -59,14 +62,28 @@ def versions() -> dict[str, str | None]:
     return found
 
 
-def peak_memory_mb() -> float | None:
-    """Largest resident memory of this process so far, None where the system does not tell."""
-    try:
+def stage_facts(threads: int) -> dict[str, object]:
+    """What a record says of a stage besides its time: peak memory since `reset_peak_memory`, threads, versions."""
+    return {"peak_memory_mb": _peak_memory_mb(), "threads": threads, "versions": versions()}
+
+
+def reset_peak_memory() -> None:
+    """Begin to measure anew, where the system can (Linux); elsewhere the peak is that of the process so far."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak_memory_mb() -> float | None:
+    """Largest resident memory, None where the system does not tell."""
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return round(int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) / 1024, 1)
+    with contextlib.suppress(ImportError):
         import resource
-    except ImportError:
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (1024 * 1024 if sys.platform == "darwin" else 1024), 1)
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return round(peak / (1024 * 1024 if sys.platform == "darwin" else 1024), 1)
+    return None
 
 
 def _git_commit() -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import functools
 import hashlib
@@ -27,13 +28,20 @@ def file_digest(path: Path) -> str:
 
 
 def source_digest(modules: Iterable[str]) -> str:
-    """SHA-256 (hex) over the source text of modules, found by name without importing them."""
-    return digest({name: _module_digest(name) for name in modules})
+    """SHA-256 (hex) over the code of modules, found by name without importing them.
+
+    Comments, docstrings and layout do not count: only a change of code makes old results stale.
+    """
+    return digest({name: _code_digest(module_file(name)) for name in modules})
 
 
-# read once: code edited while a run goes on is not the code that runs
-@functools.cache
-def _module_digest(module: str) -> str:
+def files_digest(files: Iterable[Path], root: Path) -> str:
+    """SHA-256 (hex) over the code of Python files, by their paths relative to `root`."""
+    return digest({file.relative_to(root).as_posix(): _code_digest(file) for file in files})
+
+
+def module_file(module: str) -> Path:
+    """The source file of a module. Raises ModelError where there is none."""
     try:
         spec = importlib.util.find_spec(module)
     except ModuleNotFoundError:
@@ -43,7 +51,25 @@ def _module_digest(module: str) -> str:
             f'The source of module "{module}" was not found, so results that depend on it cannot be '
             "identified. Correct the `sources` that the plugin declares."
         )
-    return file_digest(Path(spec.origin))
+    return Path(spec.origin)
+
+
+# read once: code edited while a run goes on is not the code that runs
+@functools.cache
+def _code_digest(file: Path) -> str:
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError):
+        return file_digest(file)  # an extension module, say: every byte counts
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and _is_text(body[0].value):
+            node.body = body[1:] or [ast.Pass()]  # type: ignore[attr-defined]
+    return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()
+
+
+def _is_text(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
 
 
 def _plain(value: Any) -> Any:

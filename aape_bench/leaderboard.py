@@ -26,18 +26,33 @@ COLUMNS = [
 ]  # fmt: skip
 
 
-def leaderboard(results_dir: Path) -> pd.DataFrame:
-    """All rows in COLUMNS, clean rows first within a task and protocol, by falling score."""
+def leaderboard(results_dir: Path) -> tuple[pd.DataFrame, list[str]]:
+    """All rows in COLUMNS, clean rows first within a task and protocol, by falling score; and what was left out.
+
+    A row stands on the newest record of its label and on those of other seeds that differ from it in nothing else.
+    """
     import pandas as pd
 
-    cells: dict[tuple[str, ...], dict[int, tuple[str, Record]]] = defaultdict(dict)
-    for path, record in read_all(results_dir):
+    found, remarks = read_all(results_dir)
+    cells: dict[tuple[str, ...], list[tuple[str, Record]]] = defaultdict(list)
+    for path, record in found:
         cell = (record.task["name"], record.protocol["label"], record.task["fingerprint"], record.model["label"])
-        # code that changed since leaves an older record of the same label and seed: the newest one counts
-        known = cells[cell].get(record.seed)
-        if known is None or (record.date, record.key) > (known[1].date, known[1].key):
-            cells[cell][record.seed] = (path, record)
-    board = pd.DataFrame([_row(results_dir, by_seed) for by_seed in cells.values()], columns=COLUMNS)
+        cells[cell].append((path, record))
+    rows = []
+    for records in cells.values():
+        records.sort(key=lambda entry: (entry[1].date, entry[1].key), reverse=True)
+        newest = records[0][1]
+        by_seed: dict[int, tuple[str, Record]] = {}
+        for path, record in records:
+            if record.lineage == newest.lineage:
+                by_seed.setdefault(record.seed, (path, record))
+        rows.append(_row(results_dir, by_seed))
+        if older := len(records) - len(by_seed):
+            remarks.append(
+                f"{newest.model['label']} on {newest.task['name']}: {older} older record(s) of other code, settings or "
+                "device are left out."
+            )
+    board = pd.DataFrame(rows, columns=COLUMNS)
     board["_unranked"] = ~is_clean(board)
     order = ["task", "protocol", "data", "_unranked", "score", "model"]
     board = board.sort_values(order, ascending=[True, True, True, True, False, True], ignore_index=True)
@@ -45,7 +60,7 @@ def leaderboard(results_dir: Path) -> pd.DataFrame:
         board[~board["_unranked"]].groupby(["task", "protocol", "data"])["score"].rank(ascending=False, method="min")
     )
     board["rank"] = ranks.reindex(board.index).astype("Int64")
-    return board[COLUMNS]
+    return board[COLUMNS], remarks
 
 
 def is_clean(board: pd.DataFrame) -> pd.Series[bool]:
@@ -130,16 +145,23 @@ def _row(results_dir: Path, by_seed: dict[int, tuple[str, Record]]) -> dict[str,
         "seeds": len(records),
         "parameters": first.model["parameters"],
         "dimension": first.model["dimension"],
-        "seconds": round(sum(sum(s["seconds"] for s in r.stages.values()) for r in records), 3),
+        "seconds": round(_seconds(records), 3),
         "date": max(record.date for record in records),
         "record": path,
         "rank": None,
-        "seed_sd": float(np.std(scores, ddof=1)) if len(scores) > 1 else None,
+        # seeds of a model that draws no weights are one embedding: their equality says nothing of its spread
+        "seed_sd": float(np.std(scores, ddof=1)) if len({r.model["identity"] for r in records}) > 1 else None,
         "chance": first.scores["chance"],
         "data": first.task["fingerprint"][:8],
         "device": first.treatment["device"],
         "source": "ours",
     }
+
+
+def _seconds(records: list[Record]) -> float:
+    """Embedding and fitting; embeddings that several seeds share count once."""
+    embedding = {record.model["identity"]: record.stages["embed"]["seconds"] for record in records}
+    return float(sum(embedding.values()) + sum(record.stages["fit"]["seconds"] for record in records))
 
 
 def _interval(results_dir: Path, records: list[Record]) -> tuple[float | None, float | None]:
@@ -155,4 +177,4 @@ def _interval(results_dir: Path, records: list[Record]) -> tuple[float | None, f
     draws = bootstrap_accuracy(
         correct, first["fold"].to_numpy(str), list(first["group"]), records[0].task["name"], records[0].seed
     )
-    return interval(draws)
+    return interval(draws) if draws is not None else (None, None)

@@ -20,6 +20,11 @@ class NoSettings:
     """The config of an encoder that has nothing to set."""
 
 
+def no_weights() -> str | None:
+    """No checkpoint comes with the encoder."""
+    return None
+
+
 @dataclass(frozen=True)
 class EncoderPlugin:
     """One encoder family.
@@ -28,8 +33,8 @@ class EncoderPlugin:
     title:        one line for `aape-bench models`.
     build:        `(config, seed) -> Encoder`, weights drawn from the seed alone (see `randomness`).
     config:       frozen dataclass of its settings (see `settings`); all of them end up in the identity.
-    sources:      dotted names of the modules whose text decides its embeddings; they are hashed into its
-                  identity, so that changed code is never served old embeddings.
+    sources:      dotted names of the modules whose code decides its embeddings, besides those of `build` and
+                  `config`; they are hashed into its identity, so that changed code is never served old embeddings.
     sample_rate:  Hz, the rate of the audio it is given.
     has_weights:  False where there is nothing to draw, load or train.
     default_weights: returns a checkpoint to use when none is named, or None for seeded random weights.
@@ -42,7 +47,12 @@ class EncoderPlugin:
     sources: tuple[str, ...] = ()
     sample_rate: int = 16000
     has_weights: bool = True
-    default_weights: Callable[[], str | None] = lambda: None
+    default_weights: Callable[[], str | None] = no_weights
     licence: str = ""
     citation: str = ""
     homepage: str = ""
+
+    @property
+    def code(self) -> list[str]:
+        """Every module whose code decides its embeddings, sorted."""
+        return sorted({*self.sources, self.build.__module__, self.config.__module__})

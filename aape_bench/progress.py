@@ -6,6 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
+#: Where standard error is no terminal (a log file), long stages say a line this often.
+SECONDS_BETWEEN_LINES = 30
+
 
 class Progress(Protocol):
     """Somewhere to report to."""
@@ -50,11 +53,16 @@ class RichProgress:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         if not self.console.is_terminal:
-            started, done = time.perf_counter(), 0
+            started = said = time.perf_counter()
+            done = 0
 
             def count(n: int) -> None:
-                nonlocal done
+                nonlocal done, said
                 done += n
+                if (now := time.perf_counter()) - said > SECONDS_BETWEEN_LINES and done < total:
+                    said = now
+                    left = (now - started) / done * (total - done)
+                    self.say(f"{title}: {done} of {total} {unit}, {done / (now - started):.1f}/s, {left:.0f} s left")
 
             yield count
             seconds = time.perf_counter() - started

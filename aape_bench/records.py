@@ -10,7 +10,6 @@ from __future__ import annotations
 import gzip
 import io
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -21,7 +20,7 @@ import numpy.typing as npt
 
 from aape_bench.errors import StorageError
 from aape_bench.identity import digest
-from aape_bench.storage import atomic_write, write_json
+from aape_bench.storage import atomic_write, safe_name, write_json
 
 SCHEMA = 1
 
@@ -30,25 +29,27 @@ SCHEMA = 1
 class Record:
     """A result. Nested values are plain JSON; an undefined number is null with a reason beside it.
 
-    model:    label, name, identity, settings, weights, checkpoint, parameters, dimension
-    task:     name, metric, fingerprint, clips (evaluated), expected, partial, skipped [{clip, reason}]
-    protocol: label, name, version, settings, choices (per rotation: tried and chosen)
-    scores:   score, interval {low, high, level, method} (or null with a reason), folds [{fold, score, clips}],
+    lineage:  hash of all that decides the result but the seed and the data: only equal ones are averaged
+    model:    label, identity, settings, weights, checkpoint, parameters, dimension
+    task:     name, metric, fingerprint, clips (evaluated), expected, partial, skipped [{clip, reason}],
+              repeated (clips whose file stands, byte for byte, in another fold or part as well)
+    protocol: label, name, code, settings, choices (per rotation: tried and chosen)
+    scores:   score, interval {low, high, level, method} or null with interval_reason, folds [{fold, score, clips}],
               test_clips, groups, chance
-    stages:   embed and fit: seconds, peak_memory_mb
+    stages:   embed and fit: seconds, peak_memory_mb, threads, versions; embed also batch_size
     """
 
     schema: int
     key: str
     date: str
     seed: int
+    lineage: str
     model: dict[str, Any]
     task: dict[str, Any]
     treatment: dict[str, Any]
     protocol: dict[str, Any]
     scores: dict[str, Any]
     stages: dict[str, Any]
-    versions: dict[str, Any]
     pretrain_overlap: str
     predictions: str
 
@@ -61,10 +62,10 @@ def result_key(encoder: str, data: str, treatment: Any, protocol: dict[str, Any]
 
 def record_paths(task: str, protocol: str, label: str, key: str) -> tuple[Path, Path]:
     """Record and predictions file, relative to the results folder."""
-    name = f"{_file_name(label)}-{key}"
+    name = f"{safe_name(label)}-{key}"
     return (
-        Path("records") / task / _file_name(protocol) / f"{name}.json",
-        Path("predictions") / task / _file_name(protocol) / f"{name}.csv.gz",
+        Path("records") / task / safe_name(protocol) / f"{name}.json",
+        Path("predictions") / task / safe_name(protocol) / f"{name}.csv.gz",
     )
 
 
@@ -131,13 +132,12 @@ def read_record(path: Path) -> Record:
         ) from None
 
 
-def read_all(results_dir: Path) -> list[tuple[str, Record]]:
-    """Every record under the results folder with its relative path, sorted by path."""
-    files = sorted((results_dir / "records").glob("*/*/*.json"))
-    return [(file.relative_to(results_dir).as_posix(), read_record(file)) for file in files]
-
-
-def _file_name(label: str) -> str:
-    """A label as part of a file name: only harmless characters, at most 100 of them."""
-    safe = re.sub(r"[^A-Za-z0-9._=,\[\]@+-]", "_", label)
-    return safe if len(safe) <= 100 else f"{safe[:90]}~{digest(label)[:8]}"
+def read_all(results_dir: Path) -> tuple[list[tuple[str, Record]], list[str]]:
+    """Every record under the results folder with its relative path, sorted by path; and what could not be read."""
+    found, unreadable = [], []
+    for file in sorted((results_dir / "records").glob("*/*/*.json")):
+        try:
+            found.append((file.relative_to(results_dir).as_posix(), read_record(file)))
+        except StorageError as error:
+            unreadable.append(str(error))
+    return found, unreadable

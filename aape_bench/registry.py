@@ -67,15 +67,24 @@ def _load_all(names: list[str], load: Any) -> tuple[list[Any], list[Broken]]:
 
 
 @cache
-def _entries(group: str) -> dict[str, EntryPoint]:
-    return {entry.name: entry for entry in entry_points(group=group)}
+def _entries(group: str) -> dict[str, set[EntryPoint]]:
+    """Name -> its entry points; several where two packages offer different things under one name."""
+    found: dict[str, set[EntryPoint]] = {}
+    for entry in entry_points(group=group):
+        known = found.setdefault(entry.name, set())
+        if entry.value not in {other.value for other in known}:  # one package may be listed twice
+            known.add(entry)
+    return found
 
 
 def _load(group: str, name: str, expected: type, kind: str) -> Any:
     entries = _entries(group)
     if name not in entries:
         raise UsageError(f'There is no {kind} "{name}".{suggestion(name, entries)}{_checkout_hint()}')
-    entry = entries[name]
+    if len(entries[name]) > 1:
+        offers = " and ".join(sorted(entry.value for entry in entries[name]))
+        raise UsageError(f'The {kind} "{name}" is offered twice: {offers}. Uninstall one of the two packages.')
+    (entry,) = entries[name]
     try:
         plugin = entry.load()
     except BenchError:

@@ -1,7 +1,7 @@
 """What to do (plan) and doing it: models x tasks x protocols -> records, each computed once.
 
-Planning reads metadata and stats files, nothing else: it imports neither torch nor scikit-learn, so a run with
-nothing left to do ends at once.
+Planning reads metadata and stats files, nothing else: it imports neither torch nor scikit-learn (unless a HEAR
+module has to be loaded), so a run with nothing left to do ends at once.
 """
 
 from __future__ import annotations
@@ -9,18 +9,18 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from aape_bench import environment, metrics, records
 from aape_bench.audio import TREATMENT
 from aape_bench.cache import EmbeddingEntry, Treatment
-from aape_bench.errors import BenchError, BrokenAudio, DataError, StorageError
+from aape_bench.errors import BenchError, BrokenAudio, DataError, StorageError, UsageError
+from aape_bench.identity import digest, source_digest
 from aape_bench.progress import Progress, Silent
-from aape_bench.protocols import Outcome, protocol
+from aape_bench.protocols import code_digest, protocol
 from aape_bench.selection import ModelChoice
-from aape_bench.settings import label_of, make_config
+from aape_bench.settings import deciding, label_of, make_config
 from aape_bench.storage import check_writable
 from aape_bench.task import Task
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from aape_bench.clips import ClipReader
-    from aape_bench.contents import ContentMemory
+    from aape_bench.contents import ContentMemory, Fingerprints
     from aape_bench.encoder import Encoder
 
 Action = Literal["done", "fit", "embed", "read files"]
@@ -54,12 +54,11 @@ class ProtocolChoice:
     name: str
     label: str
     settings: Any
-    version: int
 
     @property
     def description(self) -> dict[str, Any]:
         """What of the protocol decides a result."""
-        return {"name": self.name, "version": self.version, "settings": asdict(self.settings)}
+        return {"name": self.name, "code": code_digest(self.name), "settings": deciding(self.settings)}
 
 
 @dataclass(frozen=True)
@@ -78,14 +77,17 @@ class TaskData:
             return 0
         return self.memory.known(list(self.table["path"]), self.stats).count(None)
 
-    def fingerprint(self, advance: Any = lambda _: None) -> str:
-        """The data fingerprint; files not known yet are read."""
-        from aape_bench.contents import data_fingerprint
-
+    def hashes(self, advance: Any = lambda _: None) -> list[str] | None:
+        """Content hash of every clip's file; files not known yet are read. None for generated tasks."""
         if self.memory is None or self.stats is None:
-            return data_fingerprint(self.task, self.table, None)
-        hashes = self.memory.hashes(list(self.table["path"]), self.stats, advance)
-        return data_fingerprint(self.task, self.table, hashes)
+            return None
+        return self.memory.hashes(list(self.table["path"]), self.stats, advance)
+
+    def fingerprints(self) -> Fingerprints:
+        """What the audio and the whole data set are; files not known yet are read."""
+        from aape_bench.contents import fingerprints
+
+        return fingerprints(self.task, self.table, self.hashes())
 
 
 @dataclass(frozen=True)
@@ -99,36 +101,55 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Report:
-    """What a run did: the records' paths (absolute), how many of them it computed."""
+class Finished:
+    """What a run did: the records' paths, how many of them it computed, and what failed."""
 
     paths: list[Path]
     computed: int
+    failures: list[BenchError]
 
 
 def choose_protocols(names: Sequence[str], settings: Mapping[str, str]) -> list[ProtocolChoice]:
     """Protocols by name; `settings` go to each of them."""
+    if not names:
+        raise UsageError("No protocol is named. Name one with --protocol, or leave the option out.")
     chosen = []
     for name in dict.fromkeys(names):
-        module = protocol(name)
-        config = make_config(module.Settings, settings, f'The protocol "{name}"')
-        chosen.append(ProtocolChoice(name, label_of(name, config), config, module.VERSION))
+        config = make_config(protocol(name).Settings, settings, f'The protocol "{name}"')
+        chosen.append(ProtocolChoice(name, label_of(name, config), config))
     return chosen
 
 
 def plan(
     models: Sequence[ModelChoice], tasks: Sequence[Task], protocols: Sequence[ProtocolChoice], options: Options
-) -> list[Job]:
-    """Every job, with what it takes. Raises BenchError where data or a model cannot be used."""
-    loaded = [load_task(task, options) for task in tasks]
-    jobs = []
+) -> tuple[list[Job], list[BenchError]]:
+    """Every job, with what it takes; and the tasks that cannot be run, where others can.
+
+    Raises BenchError where a model cannot be used, a protocol does not fit a task, or no task can be run.
+    """
     for model in models:
         _ = model.identity  # a model that cannot be identified is refused here, before anything is read or computed
-        for data in loaded:
-            fingerprint = None if data.unread() else data.fingerprint()
+    for task in tasks:
+        metrics.check_metric(task.name, task.metric, task.kind)
+        for chosen in protocols:
+            if task.kind not in protocol(chosen.name).KINDS:
+                raise UsageError(f'The protocol "{chosen.name}" cannot predict the {task.kind} task "{task.name}".')
+    loaded, failures = [], []
+    for task in tasks:
+        try:
+            loaded.append(load_task(task, options))
+        except BenchError as error:
+            failures.append(error)
+    if not loaded:
+        raise failures[0] if len(failures) == 1 else BenchError("\n".join(map(str, failures)))
+    jobs = []
+    for data in loaded:
+        prints = None if data.unread() else data.fingerprints()
+        for model in models:
             for chosen in protocols:
-                jobs.append(Job(model, data, chosen, _action(model, data, chosen, fingerprint, options)))
-    return jobs
+                jobs.append(Job(model, data, chosen, _action(model, data, chosen, prints, options)))
+    # one model after the other, so that a model is in memory once
+    return sorted(jobs, key=lambda job: models.index(job.model)), failures
 
 
 def load_task(task: Task, options: Options) -> TaskData:
@@ -156,8 +177,8 @@ def load_task(task: Task, options: Options) -> TaskData:
     return TaskData(task, root, present.table, present.stats, ContentMemory(options.cache_dir, root))
 
 
-def run(jobs: Sequence[Job], options: Options, progress: Progress | None = None) -> Report:
-    """Do what is missing. A job whose data or model fails does not stop the others; the failures are raised last."""
+def run(jobs: Sequence[Job], options: Options, progress: Progress | None = None) -> Finished:
+    """Do what is missing. A job whose data or model fails does not stop the others; a disk that fails does."""
     progress = progress or Silent()
     if any(job.action != "done" for job in jobs):
         check_writable(options.results_dir, "--results-dir")
@@ -175,63 +196,81 @@ def run(jobs: Sequence[Job], options: Options, progress: Progress | None = None)
             continue
         paths.append(path)
         computed += new
-    if len(failures) == 1:
-        raise next(iter(failures.values()))
-    if failures:
-        raise BenchError("\n".join(failures))
-    return Report(paths, computed)
+    return Finished(paths, computed, list(failures.values()))
 
 
 def _action(
-    model: ModelChoice, data: TaskData, chosen: ProtocolChoice, fingerprint: str | None, options: Options
+    model: ModelChoice, data: TaskData, chosen: ProtocolChoice, prints: Fingerprints | None, options: Options
 ) -> Action:
-    if fingerprint is None:
+    if prints is None:
         return "read files"
-    if _existing(model, data, chosen, fingerprint, options) is not None:
+    if _existing(model, data, chosen, prints, options) is not None:
         return "done"
-    return "embed" if _entry(model, data, fingerprint, options).summary() is None else "fit"
+    return "embed" if _entry(model, data, prints, options).summary() is None else "fit"
 
 
 def _finish(job: Job, options: Options, progress: Progress) -> tuple[Path, bool]:
     """The path of the job's record, and whether it had to be computed."""
+    from aape_bench.clip_table import rotations, side_column
+    from aape_bench.evaluate import Evaluation, write_result
+
     model, data, chosen = job.model, job.data, job.protocol
     name = f"{model.label} on {data.task.name}"
     if unread := data.unread():
         with progress.stage(f"{data.task.name}: reading", unread, "files") as advance:
-            fingerprint = data.fingerprint(advance)
-    else:
-        fingerprint = data.fingerprint()
-    if (path := _existing(model, data, chosen, fingerprint, options)) is not None:
+            data.hashes(advance)
+    prints = data.fingerprints()
+    if (path := _existing(model, data, chosen, prints, options)) is not None:
         return path, False
 
-    entry = _entry(model, data, fingerprint, options)
+    entry = _entry(model, data, prints, options)
     summary = entry.summary() or _embed(model, data, entry, options, progress, name)
     broken = entry.broken()
     if broken and not options.skip_broken:
-        _refuse_broken(_reader(model, data, None), broken)
+        # an earlier run was told to skip it and this one was not
+        row, what = min(broken.items())
+        raise BrokenAudio(_reader(model, data, None).name(row), what)
 
-    from aape_bench.clip_table import rotations
-
-    kept = [row for row in range(len(data.table)) if row not in broken]
-    table = data.table.iloc[kept].reset_index(drop=True)
+    table, embeddings = data.table, entry.read()
+    if broken:
+        kept = [row for row in range(len(table)) if row not in broken]
+        table, embeddings = table.iloc[kept].reset_index(drop=True), embeddings[kept]
     rounds = rotations(data.task, table)
+    environment.reset_peak_memory()
     started = time.perf_counter()
     with progress.stage(f"{name}: {chosen.label}", len(rounds), "folds") as advance:
-        outcome = protocol(chosen.name).fit_predict(
-            entry.read()[kept], list(table["label"]), rounds, chosen.settings, model.seed, advance
+        outcome = protocol(chosen.name).fit_predict(embeddings, table, rounds, chosen.settings, model.seed, advance)
+    treatment = _treatment(model, options)
+    evaluation = Evaluation(
+        key=_key(model, chosen, prints, options),
+        lineage=digest([model.lineage, chosen.description, treatment]),
+        model=model,
+        task=data.task,
+        fingerprint=prints.data,
+        table=table,
+        rotations=rounds,
+        skipped=[{"clip": data.table["id"][row], "reason": reason} for row, reason in sorted(broken.items())],
+        repeated=_repeated(data.hashes(), list(data.table[side_column(data.task)])),
+        protocol={"label": chosen.label, **chosen.description},
+        treatment=asdict(treatment),
+        embedding=summary,
+        stages={
+            "embed": {"seconds": round(entry.seconds(), 3), **summary["stage"]},
+            "fit": {"seconds": round(time.perf_counter() - started, 3), **environment.stage_facts(threads=1)},
+        },
+    )
+    if evaluation.repeated:
+        progress.say(
+            f"Note: {data.task.name}: {evaluation.repeated} clips are, byte for byte, on several sides of splits."
         )
-    fit = {"seconds": round(time.perf_counter() - started, 3), "peak_memory_mb": environment.peak_memory_mb()}
-    stages = {
-        "embed": {"seconds": round(entry.seconds(), 3), "peak_memory_mb": summary["peak_memory_mb"]},
-        "fit": fit,
-    }
-    skipped = [{"clip": data.table["id"][row], "reason": reason} for row, reason in sorted(broken.items())]
-    return _write(job, options, fingerprint, table, outcome, summary, stages, skipped), True
+    return write_result(options.results_dir, evaluation, outcome), True
 
 
 def _embed(
     model: ModelChoice, data: TaskData, entry: EmbeddingEntry, options: Options, progress: Progress, name: str
 ) -> dict[str, Any]:
+    import torch
+
     from aape_bench.embed import embed
 
     encoder = model.build()
@@ -242,12 +281,13 @@ def _embed(
     if 0 < len(missing) < len(shards):
         progress.say(f"{name}: {len(shards) - len(missing)} of {len(shards)} parts are there already.")
     reader = _reader(model, data, encoder)
+    environment.reset_peak_memory()
     with progress.stage(f"{name}: embedding", sum(len(shards[n]) for n in missing), "clips") as advance:
         embed(encoder, reader, entry, batch_size, options.device, options.skip_broken, advance)
     summary = {
         "dimension": encoder.scene_embedding_size,
-        "parameters": sum(parameter.numel() for parameter in encoder.parameters()),
-        "peak_memory_mb": environment.peak_memory_mb(),
+        "parameters": encoder.parameter_count,
+        "stage": {"batch_size": batch_size, **environment.stage_facts(threads=torch.get_num_threads())},
     }
     entry.complete(summary)
     return summary
@@ -260,105 +300,39 @@ def _reader(model: ModelChoice, data: TaskData, encoder: Encoder | None) -> Clip
     return ClipReader(data.task, data.root, data.table, data.stats, model.sample_rate, full_length)
 
 
-def _refuse_broken(reader: ClipReader, broken: dict[int, str]) -> None:
-    """Raise for the first clip that an earlier run was told to skip and this one was not."""
-    row, what = min(broken.items())
-    raise BrokenAudio(reader.name(row), what)
-
-
 def _treatment(model: ModelChoice, options: Options) -> Treatment:
-    return Treatment(model.sample_rate, TREATMENT, device=options.device)
+    code = source_digest(["aape_bench.audio", "aape_bench.clips", "aape_bench.embed"])
+    return Treatment(model.sample_rate, TREATMENT, code, device=options.device)
 
 
-def _entry(model: ModelChoice, data: TaskData, fingerprint: str, options: Options) -> EmbeddingEntry:
-    return EmbeddingEntry(options.cache_dir, model.identity, fingerprint, _treatment(model, options), len(data.table))
+def _entry(model: ModelChoice, data: TaskData, prints: Fingerprints, options: Options) -> EmbeddingEntry:
+    return EmbeddingEntry(options.cache_dir, model.identity, prints.audio, _treatment(model, options), len(data.table))
 
 
-def _key(model: ModelChoice, chosen: ProtocolChoice, fingerprint: str, options: Options) -> str:
-    return records.result_key(model.identity, fingerprint, _treatment(model, options), chosen.description, model.seed)
+def _key(model: ModelChoice, chosen: ProtocolChoice, prints: Fingerprints, options: Options) -> str:
+    return records.result_key(model.identity, prints.data, _treatment(model, options), chosen.description, model.seed)
 
 
 def _existing(
-    model: ModelChoice, data: TaskData, chosen: ProtocolChoice, fingerprint: str, options: Options
+    model: ModelChoice, data: TaskData, chosen: ProtocolChoice, prints: Fingerprints, options: Options
 ) -> Path | None:
-    """The record of this result where it is there with its predictions, and skipped nothing unasked."""
-    key = _key(model, chosen, fingerprint, options)
+    """The record of this result where it is there, readable, with its predictions, and skipped nothing unasked."""
+    key = _key(model, chosen, prints, options)
     path, predictions = records.record_paths(data.task.name, chosen.label, model.label, key)
     if not (options.results_dir / path).is_file() or not (options.results_dir / predictions).is_file():
         return None
-    if records.read_record(options.results_dir / path).task["skipped"] and not options.skip_broken:
+    try:
+        record = records.read_record(options.results_dir / path)
+    except StorageError:
         return None
-    return options.results_dir / path
+    return None if record.task["skipped"] and not options.skip_broken else options.results_dir / path
 
 
-def _write(
-    job: Job,
-    options: Options,
-    fingerprint: str,
-    table: pd.DataFrame,
-    outcome: Outcome,
-    summary: Mapping[str, Any],
-    stages: dict[str, Any],
-    skipped: list[dict[str, str]],
-) -> Path:
-    model, task, chosen = job.model, job.data.task, job.protocol
-    tested = table.iloc[outcome.test]
-    truth = tested["label"].to_numpy(str)
-    correct = truth == outcome.predicted
-    key = _key(model, chosen, fingerprint, options)
-    _, predictions = records.record_paths(task.name, chosen.label, model.label, key)
-    records.write_predictions(
-        options.results_dir / predictions,
-        list(tested["id"]), list(outcome.fold), list(tested["group"]), list(truth), list(outcome.predicted),
-        outcome.classes, outcome.scores,
-    )  # fmt: skip
-    draws = metrics.bootstrap_accuracy(correct, outcome.fold, list(tested["group"]), task.name, model.seed)
-    low, high = metrics.interval(draws)
-    folds = [choice["fold"] for choice in outcome.choices]
-    record = records.Record(
-        schema=records.SCHEMA,
-        key=key,
-        date=datetime.now(UTC).isoformat(timespec="seconds"),
-        seed=model.seed,
-        model={
-            "label": model.label,
-            "identity": model.identity,
-            "settings": model.settings,
-            "weights": model.weights,
-            "checkpoint": model.checkpoint,
-            "parameters": summary["parameters"],
-            "dimension": summary["dimension"],
-        },
-        task={
-            "name": task.name,
-            "metric": task.metric,
-            "fingerprint": fingerprint,
-            "clips": len(table),
-            "expected": task.clips,
-            "partial": "" if len(table) == task.clips else f"{len(table)} of {task.clips}",
-            "skipped": skipped,
-        },
-        treatment=asdict(_treatment(model, options)),
-        protocol={"label": chosen.label, **chosen.description, "choices": outcome.choices},
-        scores={
-            "score": metrics.mean_over_folds(correct, outcome.fold),
-            "interval": {"low": low, "high": high, "level": metrics.LEVEL, "method": metrics.INTERVAL_METHOD},
-            "folds": [
-                {
-                    "fold": fold,
-                    "score": metrics.accuracy(truth[outcome.fold == fold], outcome.predicted[outcome.fold == fold]),
-                    "clips": int((outcome.fold == fold).sum()),
-                }
-                for fold in folds
-            ],
-            "test_clips": len(tested),
-            "groups": int(tested["group"].nunique()) or None,
-            "chance": metrics.chance_accuracy(truth),
-        },
-        stages=stages,
-        versions=environment.versions(),
-        # a checkpoint says nothing yet of the clips it was trained on; weights that saw no audio overlap with none
-        pretrain_overlap="none" if model.weights in ("none", "random") else "unknown",
-        predictions=predictions.as_posix(),
-    )
-    return records.write_record(options.results_dir, record)
+def _repeated(hashes: Sequence[str] | None, sides: Sequence[str]) -> int:
+    """Clips whose content stands on another side of a split as well."""
+    if hashes is None:
+        return 0
+    where: dict[str, set[str]] = {}
+    for content, side in zip(hashes, sides, strict=True):
+        where.setdefault(content, set()).add(side)
+    return sum(len(where[content]) > 1 for content in hashes)

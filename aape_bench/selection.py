@@ -17,7 +17,7 @@ from aape_bench import registry
 from aape_bench.errors import CheckpointError, ModelError, UsageError
 from aape_bench.identity import digest, file_digest, source_digest
 from aape_bench.plugin import EncoderPlugin
-from aape_bench.settings import label_of, make_config, split_assignments
+from aape_bench.settings import deciding, label_of, make_config, split_assignments
 from aape_bench.task import Task
 
 if TYPE_CHECKING:
@@ -26,11 +26,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """One encoder as it will be run. `label` is its name on the leaderboard, `weights` says where they are from."""
+    """One encoder as it will be run.
+
+    label: its name on the leaderboard. weights: where they are from, "none", "random", "module" or "file:<hash>".
+    seed: of random weights and of the protocol. path, sha256: of the checkpoint, None where there is none.
+    """
 
     label: str
     weights: str
     seed: int
+    path: Path | None
+    sha256: str | None
 
     @property
     def sample_rate(self) -> int:
@@ -38,9 +44,14 @@ class ModelChoice:
         raise NotImplementedError
 
     @property
+    def lineage(self) -> str:
+        """Hash of everything that decides the embeddings of given audio, but the seed of random weights."""
+        raise NotImplementedError
+
+    @property
     def identity(self) -> str:
         """Hash of everything that decides the embeddings of given audio."""
-        raise NotImplementedError
+        return digest({"lineage": self.lineage, "seed": self.seed if self.weights == "random" else None})
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -50,7 +61,7 @@ class ModelChoice:
     @property
     def checkpoint(self) -> dict[str, str] | None:
         """File name and SHA-256 of the checkpoint, None where there is none."""
-        raise NotImplementedError
+        return {"file": self.path.name, "sha256": str(self.sha256)} if self.path else None
 
     def build(self) -> Encoder:
         """The encoder with its weights, in evaluation mode on the CPU. Imports torch."""
@@ -59,36 +70,29 @@ class ModelChoice:
 
 @dataclass(frozen=True)
 class PluginChoice(ModelChoice):
-    """An encoder from the registry."""
+    """An encoder plugin with a resolved config."""
 
     plugin: EncoderPlugin
     config: Any
-    path: Path | None
-    sha256: str | None
 
     @property
     def sample_rate(self) -> int:
         return self.plugin.sample_rate
 
     @cached_property
-    def identity(self) -> str:  # type: ignore[override]
-        start = self.sha256 or (self.seed if self.plugin.has_weights else None)
+    def lineage(self) -> str:  # type: ignore[override]
         return digest(
             {
                 "model": self.plugin.name,
-                "config": asdict(self.config),
-                "weights": start,
-                "sources": source_digest(self.plugin.sources),
+                "config": deciding(self.config),
+                "weights": self.sha256 or self.weights,
+                "code": source_digest(self.plugin.code),
             }
         )
 
     @property
     def settings(self) -> dict[str, Any]:
         return asdict(self.config)
-
-    @property
-    def checkpoint(self) -> dict[str, str] | None:
-        return {"file": self.path.name, "sha256": str(self.sha256)} if self.path else None
 
     def build(self) -> Encoder:
         encoder = self.plugin.build(self.config, self.seed)
@@ -109,12 +113,10 @@ class HearChoice(ModelChoice):
     """A HEAR module; it has to be loaded before its rate and identity are known."""
 
     module: str
-    path: Path | None
-    sha256: str | None
 
     @cached_property
     def _encoder(self) -> Encoder:
-        from aape_bench.hear import load_hear_encoder
+        from aape_bench.hear_in import load_hear_encoder
 
         return load_hear_encoder(self.module, self.path)
 
@@ -123,20 +125,14 @@ class HearChoice(ModelChoice):
         return self._encoder.sample_rate
 
     @cached_property
-    def identity(self) -> str:  # type: ignore[override]
-        from aape_bench.hear import loaded_state_digest
+    def lineage(self) -> str:  # type: ignore[override]
+        from aape_bench.hear_in import hear_identity
 
-        state = loaded_state_digest(self._encoder)
-        sources = source_digest([self.module])
-        return digest({"model": f"hear:{self.module}", "sources": sources, "weights": self.sha256, "state": state})
+        return digest({"module": hear_identity(self.module, self._encoder), "weights": self.sha256})
 
     @property
     def settings(self) -> dict[str, Any]:
         return {}
-
-    @property
-    def checkpoint(self) -> dict[str, str] | None:
-        return {"file": self.path.name, "sha256": str(self.sha256)} if self.path else None
 
     def build(self) -> Encoder:
         return self._encoder
@@ -172,6 +168,8 @@ def select_models(
         if clash := sorted(set(own) & set(settings)):
             raise UsageError(f'"{clash[0]}" is set twice for the model "{name}": in its braces and by --set.')
         specs += [(one, {**settings, **own}) for one in _matching(name, registry.model_names(), "model")]
+    if not specs:
+        raise UsageError("No model is named. Name one with --model; aape-bench models lists them.")
     if weights not in ("default", "random") and len({name for name, _ in specs}) > 1:
         raise UsageError("--weights FILE fits one model, but several are named. Give each its own: NAME{weights=FILE}.")
     choices: dict[tuple[str, int], ModelChoice] = {}
@@ -186,33 +184,33 @@ def select_models(
 def select_model(name: str, settings: Mapping[str, Any], weights: str, seed: int) -> ModelChoice:
     """One model. weights: "default", "random" or the path of a file."""
     if name.startswith("hear:"):
-        return _select_hear(name.removeprefix("hear:"), settings, weights, seed)
-    plugin = registry.model(name)
-    owner = f'The model "{name}"'
+        return _choose_hear(name.removeprefix("hear:"), settings, weights, seed)
+    return choose_plugin(registry.model(name), settings, weights, seed)
+
+
+def choose_plugin(plugin: EncoderPlugin, settings: Mapping[str, Any], weights: str, seed: int) -> PluginChoice:
+    """An encoder plugin, registered or not, with settings and weights. Arguments as `select_model`."""
+    owner = f'The model "{plugin.name}"'
     if not plugin.has_weights and weights not in ("default", "random"):
         raise UsageError(f"{owner} has no weights, so --weights FILE does not fit it.")
-    path = None
-    if plugin.has_weights and weights != "random":
-        default = plugin.default_weights()
-        path = Path(weights) if weights != "default" else (Path(default) if default else None)
-    if path is None:
+    default = plugin.default_weights() if plugin.has_weights else None
+    file = {"default": default, "random": None}.get(weights, weights)
+    if file is None:
         config = make_config(plugin.config, settings, owner)
-        label = label_of(name, config)
-        if plugin.has_weights and plugin.default_weights() is not None:
-            label += "@random"
-        return PluginChoice(
-            label, "random" if plugin.has_weights else "none", seed, plugin, config, path=None, sha256=None
-        )
+        label = label_of(plugin.name, config) + ("@random" if default else "")
+        return PluginChoice(label, "random" if plugin.has_weights else "none", seed, None, None, plugin, config)
+    path = Path(file)
     config = _config_of_checkpoint(plugin, path, settings)
     sha256 = file_digest(path)
-    return PluginChoice(
-        f"{label_of(name, config)}@{sha256[:8]}", f"file:{sha256[:8]}", seed, plugin, config, path, sha256
-    )
+    label = f"{label_of(plugin.name, config)}@{sha256[:8]}"
+    return PluginChoice(label, f"file:{sha256[:8]}", seed, path, sha256, plugin, config)
 
 
 def select_tasks(texts: Sequence[str]) -> list[Task]:
     """Every task named, once, in the order named."""
     names = [one for text in split_names(texts) for one in _matching(text, registry.task_names(), "task")]
+    if not names:
+        raise UsageError("No task is named. Name one with --task; aape-bench tasks lists them.")
     return [registry.task(name) for name in dict.fromkeys(names)]
 
 
@@ -227,19 +225,18 @@ def _matching(text: str, known: Sequence[str], kind: str) -> list[str]:
     return [text]
 
 
-def _select_hear(module: str, settings: Mapping[str, Any], weights: str, seed: int) -> ModelChoice:
+def _choose_hear(module: str, settings: Mapping[str, Any], weights: str, seed: int) -> HearChoice:
     if settings:
         raise UsageError(f'The HEAR module "{module}" has no settings, but "{next(iter(settings))}" is set.')
     if weights == "random":
         raise UsageError(f'The HEAR module "{module}" loads its own weights; --weights random does not fit it.')
-    label = module.rpartition(".")[2]
     if weights == "default":
-        return HearChoice(label, "module", seed, module, path=None, sha256=None)
+        return HearChoice(f"hear:{module}", "module", seed, None, None, module)
     path = Path(weights)
     if not path.is_file():
         raise CheckpointError(f"There is no checkpoint {path}. Correct --weights.")
     sha256 = file_digest(path)
-    return HearChoice(f"{label}@{sha256[:8]}", f"file:{sha256[:8]}", seed, module, path, sha256)
+    return HearChoice(f"hear:{module}@{sha256[:8]}", f"file:{sha256[:8]}", seed, path, sha256, module)
 
 
 def _config_of_checkpoint(plugin: EncoderPlugin, path: Path, settings: Mapping[str, Any]) -> Any:
@@ -267,5 +264,4 @@ def _config_of_checkpoint(plugin: EncoderPlugin, path: Path, settings: Mapping[s
                 f"The checkpoint {path} was trained with {field.name}={own}, which --set {field.name}={new} "
                 "contradicts. Leave the setting out, or use other weights."
             )
-    changed = {key: value for key, value in settings.items() if key in header.config}
-    return make_config(plugin.config, {**header.config, **changed}, owner)
+    return make_config(plugin.config, {**header.config, **settings}, owner)

@@ -1,8 +1,8 @@
 """Settings as frozen dataclasses: `key=value` text in, a checked and fully resolved dataclass out.
 
 Used alike for encoders (`--set`) and protocols (`--protocol-set`). Field annotations carry the type;
-`Literal` carries the choices. A field with `metadata=INFERENCE` may differ from a checkpoint's, every
-other field belongs to the architecture and must agree with it.
+`Literal` carries the choices. A field without `metadata` belongs to the architecture and must agree with a
+checkpoint's. A field named `preset` stands for a set of values of others.
 """
 
 from __future__ import annotations
@@ -17,7 +17,11 @@ from typing import Any, TypeVar
 
 from aape_bench.errors import UsageError
 
+#: Marks a field that may differ from a checkpoint's.
 INFERENCE: Mapping[str, Any] = types.MappingProxyType({"inference": True})
+
+#: Marks a field that changes what a computation costs, never its result: part of no identity and no label.
+EXECUTION: Mapping[str, Any] = types.MappingProxyType({"inference": True, "execution": True})
 
 Config = TypeVar("Config")
 
@@ -29,6 +33,11 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     if close:
         return f' Did you mean "{close[0]}"?'
     return f" There are: {', '.join(names)}." if names else " There are none."
+
+
+def deciding(config: Any) -> dict[str, Any]:
+    """The settings that decide results, by name: all fields but those marked EXECUTION."""
+    return {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if not f.metadata.get("execution")}
 
 
 def split_assignments(text: str, separator: str = ";") -> dict[str, str]:
@@ -73,7 +82,7 @@ def label_of(name: str, config: Any) -> str:
     changed = {key: value for key, value in preset.items() if value != getattr(default, key)}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if value != getattr(base, field.name):
+        if value != getattr(base, field.name) and not field.metadata.get("execution"):
             changed[field.name] = value
     return f"{name}[{','.join(f'{k}={v}' for k, v in changed.items())}]" if changed else name
 

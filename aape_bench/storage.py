@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,6 +40,25 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         raise storage_error(path, error) from error
 
 
+def create_json(path: Path, value: Any) -> bool:
+    """As `write_json`, but only where there is no such file yet; whether it was written."""
+    if path.exists():
+        return False
+    draft = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    try:
+        write_json(draft, value)
+        os.link(draft, path)  # fails where another process was first
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP):
+            raise storage_error(path, error) from error
+        draft.replace(path)  # a file system without links
+    finally:
+        draft.unlink(missing_ok=True)
+    return True
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically."""
     with atomic_write(path) as handle:
@@ -47,6 +68,12 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write strictly valid JSON atomically: NaN and infinity are refused, not written."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def safe_name(label: str) -> str:
+    """A label as part of a file name: only harmless characters, at most 100 of them."""
+    safe = re.sub(r"[^A-Za-z0-9._=,\[\]@+-]", "_", label)
+    return safe if len(safe) <= 100 else f"{safe[:90]}~{hashlib.sha256(label.encode()).hexdigest()[:8]}"
 
 
 def check_writable(folder: Path, option: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from aape_bench.hear import hear_functions
+from aape_bench.hear_out import hear_functions
 from aape_bench.models.aape import SOURCES
 from aape_bench.models.aape.config import VitConfig
 from aape_bench.plugin import EncoderPlugin

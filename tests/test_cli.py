@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -50,9 +51,16 @@ def test_a_run_with_nothing_to_do_imports_neither_torch_nor_scikit_learn(small_e
 
 def test_models_and_tasks_are_listed(cli: Cli) -> None:
     out = cli("models")[1]
-    assert all(name in out for name in ("aape", "vit", "logmel", "window", "hear:"))
+    assert all(name in out for name in ("aape", "vit", "logmel", "hear:"))
+    out = cli("models", "aape")[1]
+    assert "bilateral | gaussian | one_sided" in out
     out = cli("tasks")[1]
     assert all(name in out for name in ("esc50", "tremolo", "generated", "2000"))
+    out = cli("tasks", "esc50")[1]
+    assert all(text in out for text in ("Piczak", "CC BY-NC", "https://github.com/karolpiczak"))
+    status, _, err = cli("tasks", "esc5")
+    assert status == 2
+    assert "esc50" in err
 
 
 def test_leaderboard_and_plot_from_records(cli: Cli, small_esc50: Path, tmp_path: Path) -> None:
@@ -79,13 +87,17 @@ def test_no_results_yet_is_said(cli: Cli, tmp_path: Path, command: str) -> None:
     assert not (tmp_path / "none").exists()
 
 
-def test_a_damaged_record_is_named(cli: Cli, small_esc50: Path, tmp_path: Path) -> None:
-    cli("run", "--model", "logmel", "--task", "esc50", "--data-dir", small_esc50, "--allow-partial")
+def test_a_damaged_record_is_named_and_computed_again(cli: Cli, small_esc50: Path, tmp_path: Path) -> None:
+    line = ("run", "--model", "logmel", "--task", "esc50", "--data-dir", small_esc50, "--allow-partial")
+    cli(*line)
     (record,) = (tmp_path / "results").rglob("*.json")
+    whole = json.loads(record.read_text())["scores"]
     record.write_text(record.read_text()[:100])
     status, _, err = cli("leaderboard")
-    assert status == 2
+    assert status == 0
     assert record.name in err
+    assert "1 result computed" in cli(*line)[1]
+    assert json.loads(record.read_text())["scores"] == whole
 
 
 def test_python_inside_a_checkout_with_a_wheel_says_so(tmp_path: Path) -> None:

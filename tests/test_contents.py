@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import pandas as pd
 import pytest
 from toys import FOLDS, table
 
-from aape_bench.contents import ContentMemory, data_fingerprint
+from aape_bench.contents import ContentMemory, fingerprints
 from aape_bench.identity import file_digest
 
 NAMES = ["a.wav", "b with space.wav", "-c.wav"]
@@ -58,12 +57,27 @@ def test_a_line_cut_short_by_a_crash_is_passed_over(folder: Path, tmp_path: Path
     assert ContentMemory(tmp_path / "cache", folder).known(NAMES, stats(folder)) == first
 
 
-@pytest.mark.parametrize(("column", "value"), [("label", "z"), ("fold", "9"), ("path", "audio/z.wav"), ("start", 1.0)])
-def test_the_fingerprint_covers_every_column(column: str, value: object) -> None:
+@pytest.mark.parametrize(
+    ("column", "value", "audio"),
+    [
+        ("label", "z", False),
+        ("fold", "9", False),
+        ("group", "z", False),
+        ("path", "audio/z.wav", True),
+        ("start", 1.0, True),
+    ],
+)
+def test_fingerprints_cover_every_column(column: str, value: object, audio: bool) -> None:
+    """A corrected label makes other data of the same audio: it is judged again, not embedded again."""
     frame = table().assign(start=float("nan"), end=float("nan"))
     other = frame.copy()
     other.loc[4, column] = value
     hashes = [str(row) for row in range(12)]
-    assert data_fingerprint(FOLDS, frame, hashes) == data_fingerprint(FOLDS, pd.DataFrame(frame), list(hashes))
-    assert data_fingerprint(FOLDS, frame, hashes) != data_fingerprint(FOLDS, other, hashes)
-    assert data_fingerprint(FOLDS, frame, hashes) != data_fingerprint(FOLDS, frame, [*hashes[:11], "x"])
+    known = fingerprints(FOLDS, frame, hashes)
+    assert known == fingerprints(FOLDS, frame.copy(), list(hashes))
+    changed = fingerprints(FOLDS, other, hashes)
+    assert changed.data != known.data
+    assert (changed.audio != known.audio) == audio
+    bytes_changed = fingerprints(FOLDS, frame, [*hashes[:11], "x"])
+    assert bytes_changed.audio != known.audio
+    assert bytes_changed.data != known.data

@@ -38,7 +38,7 @@ def reader(clips: tuple[Path, pd.DataFrame], full_length: bool = False) -> ClipR
 
 
 def entry(folder: Path, clips: int = 23) -> EmbeddingEntry:
-    return EmbeddingEntry(folder, "encoder", "data", Treatment(16000, "plain"), clips)
+    return EmbeddingEntry(folder, "encoder", "data", Treatment(16000, "plain", "code"), clips)
 
 
 def files(folder: Path) -> dict[str, bytes]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from aape_bench import records
@@ -15,12 +16,13 @@ def add(folder: Path, label: str, score: float, **changes: Any) -> None:
     """Write one record, complete but for its predictions (which only several seeds need)."""
     key = f"{abs(hash((label, score, str(changes)))):016x}"[:16]
     task = {"name": "esc50", "metric": "accuracy", "fingerprint": "f" * 64, "partial": "", "clips": 2000}
-    model = {"label": label, "weights": "file:0", "parameters": 5, "dimension": 3}
+    model = {"label": label, "weights": "file:0", "parameters": 5, "dimension": 3, "identity": key}
     record = records.Record(
         schema=records.SCHEMA,
         key=key,
         date=changes.get("date", "2026-01-01T00:00:00+00:00"),
         seed=changes.get("seed", 0),
+        lineage=changes.get("lineage", "one"),
         model={**model, "weights": changes.get("weights", "file:0")},
         task={**task, "partial": changes.get("partial", ""), "fingerprint": changes.get("data", "f" * 64)},
         treatment={"device": "cpu"},
@@ -33,11 +35,16 @@ def add(folder: Path, label: str, score: float, **changes: Any) -> None:
             "chance": 0.02,
         },
         stages={"embed": {"seconds": 1.5}, "fit": {"seconds": 0.25}},
-        versions={},
         pretrain_overlap=changes.get("overlap", "unknown"),
         predictions="",
     )
     records.write_record(folder, record)
+
+
+def board_of(folder: Path) -> pd.DataFrame:
+    board, remarks = leaderboard(folder)
+    assert remarks == []
+    return board
 
 
 def test_the_columns_that_were_promised_come_first() -> None:
@@ -55,7 +62,7 @@ def test_only_clean_rows_are_ranked(tmp_path: Path) -> None:
     add(tmp_path, "partial", 0.99, partial="100 of 2000")
     add(tmp_path, "random", 0.98, weights="random")
     add(tmp_path, "seen", 0.97, overlap="test")
-    board = leaderboard(tmp_path)
+    board = board_of(tmp_path)
     assert list(board["model"]) == ["best", "same", "worst", "partial", "random", "seen"]
     assert list(board["rank"].astype(object).where(board["rank"].notna(), None)) == [1, 1, 3, None, None, None]
     assert board["seconds"].iloc[0] == 1.75
@@ -65,7 +72,7 @@ def test_rows_part_by_label_protocol_and_data(tmp_path: Path) -> None:
     add(tmp_path, "m", 0.5)
     add(tmp_path, "m", 0.6, protocol="linear[c_max=2]")
     add(tmp_path, "m", 0.7, data="e" * 64)
-    board = leaderboard(tmp_path)
+    board = board_of(tmp_path)
     assert len(board) == 3
     columns = set(wide(board).columns) - {"model", "weights"}
     assert columns == {
@@ -75,23 +82,42 @@ def test_rows_part_by_label_protocol_and_data(tmp_path: Path) -> None:
     }
 
 
-def test_the_newest_record_of_a_label_and_seed_counts(tmp_path: Path) -> None:
-    add(tmp_path, "m", 0.5, date="2026-01-02T00:00:00+00:00")
-    add(tmp_path, "m", 0.9, date="2026-01-01T00:00:00+00:00")
-    board = leaderboard(tmp_path)
+def test_only_records_of_one_lineage_share_a_row(tmp_path: Path) -> None:
+    """After a change of code, or on another device, old seeds may not be averaged with new ones."""
+    add(tmp_path, "m", 0.9, date="2026-01-01T00:00:00+00:00", seed=0, lineage="old")
+    add(tmp_path, "m", 0.8, date="2026-01-01T00:00:00+00:00", seed=1, lineage="old")
+    add(tmp_path, "m", 0.5, date="2026-01-02T00:00:00+00:00", seed=0, lineage="new")
+    board, remarks = leaderboard(tmp_path)
     assert list(board["score"]) == [0.5]
     assert list(board["seeds"]) == [1]
+    assert len(remarks) == 1
+    assert "2 older record(s)" in remarks[0]
+
+
+def test_a_record_that_cannot_be_read_is_named_and_the_others_stand(tmp_path: Path) -> None:
+    add(tmp_path, "m", 0.5)
+    add(tmp_path, "other", 0.6)
+    first, second = sorted(tmp_path.rglob("*.json"))
+    second.write_text(second.read_text().replace('"schema": 1', '"schema": 99'))
+    board, remarks = leaderboard(tmp_path)
+    assert len(board) == 1
+    assert second.name in remarks[0]
+    assert "schema 99" in remarks[0]
+    first.write_text("{")
+    board, remarks = leaderboard(tmp_path)
+    assert len(board) == 0
+    assert len(remarks) == 2
 
 
 def test_an_undefined_interval_stays_empty(tmp_path: Path) -> None:
     add(tmp_path, "m", 0.5, interval=None)
-    files = write_leaderboard(tmp_path, leaderboard(tmp_path))
+    files = write_leaderboard(tmp_path, board_of(tmp_path))
     assert "esc50,linear,accuracy,0.5,,,2000" in files[0].read_text()
 
 
 def test_published_rows_stand_below_and_apart(tmp_path: Path) -> None:
     add(tmp_path, "m", 0.5)
-    board = with_published(leaderboard(tmp_path))
+    board = with_published(board_of(tmp_path))
     assert list(board.columns) == COLUMNS
     theirs = board[board["weights"] == "published"]
     assert len(theirs) > 50

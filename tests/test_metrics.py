@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from aape_bench import metrics
+from aape_bench.errors import UsageError
 
 FOLDS = np.repeat(["1", "2", "3"], [30, 60, 10])
 
@@ -22,7 +23,9 @@ def test_folds_weigh_the_same_whatever_their_size() -> None:
 
 def test_interval_agrees_with_a_plain_bootstrap_over_clips() -> None:
     correct = outcome()
-    low, high = metrics.interval(metrics.bootstrap_accuracy(correct, FOLDS, [None] * 100, "toy", 0))
+    drawn = metrics.bootstrap_accuracy(correct, FOLDS, [None] * 100, "toy", 0)
+    assert drawn is not None
+    low, high = metrics.interval(drawn)
     rng = np.random.default_rng(1)
     draws = [
         np.mean([rng.choice(correct[fold == FOLDS], (fold == FOLDS).sum()).mean() for fold in "123"])
@@ -68,6 +71,17 @@ def test_several_seeds_are_averaged_on_each_resample() -> None:
     both = metrics.bootstrap_accuracy(np.stack([a, b]), FOLDS, [None] * 100, "toy", 0)
     single = [metrics.bootstrap_accuracy(one, FOLDS, [None] * 100, "toy", 0) for one in (a, b)]
     assert np.allclose(both, np.mean(single, axis=0))
+
+
+def test_a_single_group_in_a_fold_has_no_interval() -> None:
+    groups = ["one"] * 30 + [f"g{row}" for row in range(70)]
+    assert metrics.bootstrap_accuracy(outcome(), FOLDS, groups, "toy", 0) is None
+
+
+@pytest.mark.parametrize(("metric", "kind"), [("mAP", "multilabel"), ("accuracy", "multilabel"), ("f1", "event")])
+def test_a_metric_that_cannot_be_computed_is_refused(metric: str, kind: str) -> None:
+    with pytest.raises(UsageError, match=f'"{metric}" on {kind} labels'):
+        metrics.check_metric("toy", metric, kind)
 
 
 def test_chance_is_the_most_frequent_class() -> None:

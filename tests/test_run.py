@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import os
 import pickle
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -138,6 +140,81 @@ def test_a_partial_copy_needs_leave(cli: Cli, small_esc50: Path, tmp_path: Path)
     assert not (tmp_path / "results").exists()
 
 
+def test_the_right_count_of_the_wrong_classes_is_no_whole_data_set(
+    cli: Cli, small_esc50: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dataclasses import replace
+
+    from aape_bench import registry, selection
+
+    known = registry.task
+    monkeypatch.setattr(selection.registry, "task", lambda name: replace(known(name), clips=45))
+    status, _, err = run(cli, small_esc50, partial=False)
+    assert status == 2
+    assert "They are of 3 classes, not 50" in err
+    status, *_ = run(cli, small_esc50)
+    assert status == 0
+    (row,) = rows(tmp_path / "results")
+    assert row["partial"] == "3 of 50 classes"
+    assert row["rank"] == ""
+
+
+def test_a_task_without_data_does_not_stop_the_others(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dataclasses import replace
+
+    from aape_bench import registry, selection
+
+    known = registry.task
+
+    def short(name: str):  # type: ignore[no-untyped-def]
+        task = known(name)
+        if task.generator is None:
+            return task
+        rows = list(range(0, task.clips, 24))
+        generator = replace(task.generator, clip=lambda index: task.generator.clip(rows[index]))
+        return replace(task, generator=generator, read=lambda root: task.read(root).iloc[rows])
+
+    monkeypatch.setattr(selection.registry, "task", short)
+    status, out, err = cli("run", "--model", "logmel", "--task", "tremolo,esc50", "--data-dir", tmp_path)
+    assert status == 2
+    assert "1 result computed" in out
+    assert "no folder esc50" in err
+
+
+def test_equal_files_on_both_sides_of_a_split_are_said(cli: Cli, small_esc50: Path, tmp_path: Path) -> None:
+    first, *_, last = sorted((small_esc50 / "esc50" / "audio").iterdir())
+    shutil.copy(first, last)
+    status, _, err = run(cli, small_esc50)
+    assert status == 0
+    assert "2 clips are, byte for byte, on several sides of splits" in err
+    (record,) = (tmp_path / "results").rglob("*.json")
+    assert json.loads(record.read_text())["task"]["repeated"] == 2
+
+
+def test_a_single_group_per_fold_has_no_interval(cli: Cli, small_esc50: Path, tmp_path: Path) -> None:
+    with (small_esc50 / "esc50" / "meta" / "esc50.csv").open(newline="") as handle:
+        _, *table = list(csv.reader(handle))
+    write_meta(small_esc50 / "esc50", [(*line[:5], f"source {line[1]}", line[6]) for line in table])
+    status, out, _ = run(cli, small_esc50)
+    assert status == 0
+    assert "undefined" in out
+    (row,) = rows(tmp_path / "results")
+    assert row["ci_low"] == ""
+    record = json.loads((tmp_path / "results" / row["record"]).read_text())
+    assert record["scores"]["interval"] is None
+    assert "single group" in record["scores"]["interval_reason"]
+
+
+def test_a_corrected_label_is_judged_again_not_embedded_again(cli: Cli, small_esc50: Path) -> None:
+    run(cli, small_esc50)
+    _spoil_meta(small_esc50, 4, 3, "siren")
+    _, _, err = run(cli, small_esc50)
+    assert "linear" in err
+    assert "embedding" not in err
+
+
 def test_a_broken_clip_may_be_skipped_and_is_recorded(cli: Cli, small_esc50: Path, tmp_path: Path) -> None:
     wav = sorted((small_esc50 / "esc50" / "audio").iterdir())[7]
     wav.write_bytes(b"")
@@ -228,6 +305,9 @@ def test_bad_data_is_refused_in_plain_words(cli: Cli, small_esc50: Path, tmp_pat
         (["--device", "tpu"], 'no device "tpu"'),
         (["--weights", "none.safetensors", "--model", "vit"], "no checkpoint none.safetensors"),
         (["--model", "hear:no.such.module"], "is not installed here"),
+        (["--model", ","], "No model is named"),
+        (["--task", ""], "No task is named"),
+        (["--protocol", ""], "No protocol is named"),
     ],
 )
 def test_bad_options_are_refused_with_a_suggestion(
@@ -301,8 +381,6 @@ def test_what_finished_before_a_failure_is_on_the_leaderboard(cli: Cli, small_es
     assert status == 0, err
     bad = tmp_path / "hear_nan.py"
     bad.write_text(HEAR.replace("audio.mean", "float('nan') * audio.mean"))
-    import sys
-
     sys.path.insert(0, str(tmp_path))
     try:
         status, _, err = run(cli, small_esc50, model="hear:hear_nan,logmel{n_mels=8}")
@@ -344,10 +422,70 @@ def test_any_hear_module_by_name(cli: Cli, small_esc50: Path, tmp_path: Path, mo
     assert status == 0, err
     assert "embedding" in err
     labels = {row["model"]: row for row in rows(tmp_path / "results")}
-    assert set(labels) == {"hear_toy", f"hear_toy@{labels[max(labels)]['weights'][5:]}"}
-    assert labels["hear_toy"]["pretrain_overlap"] == "unknown"
-    assert labels["hear_toy"]["parameters"] == "1"
+    assert set(labels) == {"hear:hear_toy", f"hear:hear_toy@{labels[max(labels)]['weights'][5:]}"}
+    assert labels["hear:hear_toy"]["pretrain_overlap"] == "unknown"
+    assert labels["hear:hear_toy"]["parameters"] == "1"
     assert "0 results computed" in run(cli, small_esc50, model="hear:hear_toy")[1]
+
+
+def forget(*names: str) -> None:
+    """Let a module be imported, and its code be read, as in a new process."""
+    from aape_bench import identity
+
+    for name in list(sys.modules):
+        if name.split(".")[0] in names:
+            del sys.modules[name]
+    identity._code_digest.cache_clear()
+    importlib.invalidate_caches()
+
+
+def test_hear_modules_of_one_name_are_two_models(
+    cli: Cli, small_esc50: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for package in ("first_hear", "second_hear"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text("")
+        (tmp_path / package / "toy.py").write_text(HEAR)
+    monkeypatch.syspath_prepend(tmp_path)
+    status, _, err = run(cli, small_esc50, model="hear:first_hear.toy,hear:second_hear.toy")
+    assert status == 0, err
+    assert {row["model"] for row in rows(tmp_path / "results")} == {"hear:first_hear.toy", "hear:second_hear.toy"}
+
+
+@pytest.mark.parametrize("opaque", [False, True])
+def test_a_hear_module_whose_code_or_answers_change_is_computed_again(
+    cli: Cli, small_esc50: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opaque: bool
+) -> None:
+    """Its own file is the same: a helper beside it changes, or a model that is no torch module answers otherwise."""
+    package = tmp_path / "changing_hear"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    text = HEAR.replace("import torch", "import torch\nfrom changing_hear.core import gain", 1)
+    text = text.replace("* model.gain", "* gain()")
+    if opaque:
+        text = text.replace("    assert audio.shape[1] == 5 * 22050\n", "")
+        text = text.replace("torch.nn.Module", "object").replace("super().__init__()", "pass")
+        text = text.replace(
+            "self.gain = torch.nn.Parameter(torch.tensor(float(open(path).read()) if path else 1.0))", ""
+        )
+    (package / "toy.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "gain.txt").write_text("1")
+    code = f"def gain(): return float(open({str(tmp_path / 'gain.txt')!r}).read())"
+    (package / "core.py").write_text(code)
+    assert "embedding" in run(cli, small_esc50, model="hear:changing_hear.toy")[2]
+    forget("changing_hear")
+    assert "embedding" not in run(cli, small_esc50, model="hear:changing_hear.toy")[2]
+    if opaque:
+        (tmp_path / "gain.txt").write_text("-7")
+    else:
+        (package / "core.py").write_text(code + " * 2")
+    forget("changing_hear")
+    status, _, err = run(cli, small_esc50, model="hear:changing_hear.toy")
+    assert status == 0, err
+    assert "embedding" in err
+    (row,) = rows(tmp_path / "results")
+    assert row["parameters"] == ("" if opaque else "1")
 
 
 @pytest.mark.parametrize(

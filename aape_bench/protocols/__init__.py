@@ -1,7 +1,7 @@
 """How frozen embeddings become predictions. A protocol chooses on validation only.
 
-A protocol's module has `Settings` (frozen dataclass), `VERSION` (raised whenever its results change) and
-`fit_predict(embeddings, labels, rotations, settings, seed, advance) -> Outcome`; it imports what is heavy on use.
+A protocol's module has `Settings` (frozen dataclass), `KINDS` (of labels that it can predict) and
+`fit_predict(embeddings, table, rotations, settings, seed, advance) -> Outcome`; it imports what is heavy on use.
 """
 
 from __future__ import annotations
@@ -9,14 +9,18 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from aape_bench.clip_table import Rotation
 from aape_bench.errors import UsageError
+from aape_bench.identity import source_digest
 from aape_bench.settings import suggestion
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PROTOCOLS = {"linear": "aape_bench.protocols.linear"}
 
@@ -28,7 +32,7 @@ class Outcome:
     test: (m,) row positions of the tested clips, ascending. scores: (m, classes) float32, higher is likelier.
     predicted: (m,) class names. fold: (m,) name of the rotation that tested the clip.
     classes: names in the order of the columns.
-    choices: one entry per rotation, what was tried on validation and what was chosen.
+    choices: one entry per rotation in their order, what was tried on validation and what was chosen.
     """
 
     test: npt.NDArray[np.int64]
@@ -42,18 +46,23 @@ class Outcome:
 class ProtocolModule(Protocol):
     """What a protocol's module offers."""
 
-    VERSION: int
+    KINDS: tuple[str, ...]
     Settings: type[Any]
 
     @staticmethod
     def fit_predict(
         embeddings: npt.NDArray[np.float32],
-        labels: Sequence[str],
+        table: pd.DataFrame,
         rotations: Sequence[Rotation],
         settings: Any,
         seed: int,
         advance: Callable[[int], None],
     ) -> Outcome: ...
+
+
+def code_digest(name: str) -> str:
+    """Hash of the code by which the protocol turns embeddings into a score and its interval."""
+    return source_digest([PROTOCOLS[name], __name__, "aape_bench.clip_table", "aape_bench.metrics"])
 
 
 def protocol(name: str) -> ProtocolModule:

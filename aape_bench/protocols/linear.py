@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,10 @@ from aape_bench.clip_table import Rotation
 from aape_bench.errors import UsageError
 from aape_bench.protocols import Outcome
 
-VERSION = 1
+if TYPE_CHECKING:
+    import pandas as pd
+
+KINDS = ("multiclass",)
 
 #: Score of a class that a rotation never trained on (log-probabilities, float32).
 LOWEST = np.finfo(np.float32).min
@@ -48,7 +51,7 @@ class Settings:
 
 def fit_predict(
     embeddings: npt.NDArray[np.float32],
-    labels: Sequence[str],
+    table: pd.DataFrame,
     rotations: Sequence[Rotation],
     settings: Settings,
     seed: int,  # noqa: ARG001  (the solver draws nothing)
@@ -56,14 +59,14 @@ def fit_predict(
 ) -> Outcome:
     """Predict every test clip once; see the module's text.
 
-    embeddings: (n, d) float32 in clip-table order; labels: (n,). `advance(1)` is called after each rotation.
+    embeddings: (n, d) float32, rows as in the clip table. `advance(1)` is called after each rotation.
     Scores are the predicted log-probabilities; a class that a rotation never trained on has the lowest score.
     """
     import sklearn.linear_model  # noqa: F401  (its thread pools must be loaded before they can be limited)
     from threadpoolctl import threadpool_limits
 
-    names = np.asarray(labels)
-    classes = sorted(set(labels))
+    names = table["label"].to_numpy(str)
+    classes = sorted(set(names.tolist()))
     scores = np.full((len(names), len(classes)), LOWEST, dtype=np.float32)
     fold = np.full(len(names), "", dtype=object)
     predicted = np.full(len(names), "", dtype=object)
@@ -71,8 +74,8 @@ def fit_predict(
     # one BLAS thread: the sum order, and with it every bit, is then the same on any number of cores
     with threadpool_limits(limits=1):
         for rotation in rotations:
-            probe, choice = _fit_rotation(embeddings, names, rotation, settings)
-            clips = embeddings[rotation.test].astype(np.float64)
+            scaler, probe, choice = _fit_rotation(embeddings, names, rotation, settings)
+            clips = scaler.transform(_double(embeddings, rotation.test))
             columns = np.searchsorted(classes, probe.classes_)
             scores[rotation.test[:, None], columns] = np.maximum(probe.predict_log_proba(clips), LOWEST)
             predicted[rotation.test] = probe.predict(clips)
@@ -85,33 +88,38 @@ def fit_predict(
 
 def _fit_rotation(
     embeddings: npt.NDArray[np.float32], names: npt.NDArray[np.str_], rotation: Rotation, settings: Settings
-) -> tuple[Any, dict[str, Any]]:
-    train, validation = rotation.train, rotation.validation
+) -> tuple[Any, Any, dict[str, Any]]:
+    """Scaler and classifier refitted on training + validation with the strength that validation chose."""
+    from sklearn.preprocessing import StandardScaler
+
+    scaler = StandardScaler()
+    train = scaler.fit_transform(_double(embeddings, rotation.train))
+    validation = scaler.transform(_double(embeddings, rotation.validation))
     tried = []
     for exponent in range(settings.c_min, settings.c_max + 1):
-        probe, converged = _fit(embeddings[train], names[train], 10.0**exponent, settings)
-        right = probe.predict(embeddings[validation].astype(np.float64)) == names[validation]
+        probe, converged = _fit(train, names[rotation.train], 10.0**exponent, settings)
+        right = probe.predict(validation) == names[rotation.validation]
         tried.append({"C": 10.0**exponent, "validation_accuracy": float(right.mean()), "converged": converged})
     best = max(tried, key=lambda point: point["validation_accuracy"])  # the first, smallest C among equals
-    both = np.sort(np.concatenate([train, validation]))
-    probe, converged = _fit(embeddings[both], names[both], best["C"], settings)
+    both = np.sort(np.concatenate([rotation.train, rotation.validation]))
+    scaler = StandardScaler()
+    probe, converged = _fit(scaler.fit_transform(_double(embeddings, both)), names[both], best["C"], settings)
     choice = {"fold": rotation.name, "tried": tried, "chosen": {"C": best["C"]}, "refit_converged": converged}
-    return probe, choice
+    return scaler, probe, choice
 
 
 def _fit(
-    embeddings: npt.NDArray[np.float32], names: npt.NDArray[np.str_], strength: float, settings: Settings
+    embeddings: npt.NDArray[np.float64], names: npt.NDArray[np.str_], strength: float, settings: Settings
 ) -> tuple[Any, bool]:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
 
-    probe = make_pipeline(
-        StandardScaler(),
-        LogisticRegression(C=strength, tol=settings.tolerance, max_iter=settings.max_iterations),
-    )
+    probe = LogisticRegression(C=strength, tol=settings.tolerance, max_iter=settings.max_iterations)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ConvergenceWarning)
-        probe.fit(embeddings.astype(np.float64), names)
+        probe.fit(embeddings, names)
     return probe, not any(issubclass(w.category, ConvergenceWarning) for w in caught)
+
+
+def _double(embeddings: npt.NDArray[np.float32], rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    return embeddings[rows].astype(np.float64)

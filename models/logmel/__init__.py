@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from aape_bench.hear import hear_functions
+from aape_bench.hear_out import hear_functions
 from aape_bench.plugin import EncoderPlugin
 
 if TYPE_CHECKING:

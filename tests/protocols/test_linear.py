@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.datasets import make_classification
 from sklearn.exceptions import ConvergenceWarning
@@ -27,6 +29,10 @@ def five_folds(n: int) -> list[Rotation]:
         )
         for k in range(5)
     ]
+
+
+def labels(names: Iterable[str]) -> pd.DataFrame:
+    return pd.DataFrame({"label": list(names)})
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +63,7 @@ def plain_script(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 def test_predictions_equal_a_plain_script(problem: tuple[np.ndarray, np.ndarray]) -> None:
     x, y = problem
     rounds = []
-    outcome = fit_predict(x, list(y), five_folds(len(y)), Settings(), 0, rounds.append)
+    outcome = fit_predict(x, labels(y), five_folds(len(y)), Settings(), 0, rounds.append)
     assert list(outcome.predicted) == list(plain_script(x, y))
     assert list(outcome.test) == list(range(len(y)))
     assert rounds == [1] * 5
@@ -83,10 +89,10 @@ def test_every_fit_is_solved_to_the_fourth_decimal_of_the_objective(problem: tup
 def test_test_labels_change_nothing_but_the_score(problem: tuple[np.ndarray, np.ndarray]) -> None:
     x, y = problem
     rotation = five_folds(len(y))[0]
-    before = fit_predict(x, list(y), [rotation], Settings(), 0, lambda _: None)
+    before = fit_predict(x, labels(y), [rotation], Settings(), 0, lambda _: None)
     shuffled = y.copy()
     shuffled[rotation.test] = np.random.default_rng(0).permutation(y[rotation.test])
-    after = fit_predict(x, list(shuffled), [rotation], Settings(), 0, lambda _: None)
+    after = fit_predict(x, labels(shuffled), [rotation], Settings(), 0, lambda _: None)
     assert before.choices == after.choices
     assert (before.scores == after.scores).all()
 
@@ -94,16 +100,16 @@ def test_test_labels_change_nothing_but_the_score(problem: tuple[np.ndarray, np.
 def test_ties_go_to_the_smaller_strength() -> None:
     x = np.repeat([[-1.0], [1.0]], 30, axis=0).astype(np.float32)  # separable: every strength is right
     y = ["a"] * 30 + ["b"] * 30
-    outcome = fit_predict(x, y, five_folds(60), Settings(), 0, lambda _: None)
+    outcome = fit_predict(x, labels(y), five_folds(60), Settings(), 0, lambda _: None)
     assert {choice["chosen"]["C"] for choice in outcome.choices} == {1e-4}
 
 
 def test_a_class_absent_from_training_has_the_lowest_score(problem: tuple[np.ndarray, np.ndarray]) -> None:
     x, y = problem
     rotation = five_folds(len(y))[0]
-    labels = y.copy()
-    labels[rotation.test[0]] = "zebra"
-    outcome = fit_predict(x, list(labels), [rotation], Settings(), 0, lambda _: None)
+    names = y.astype(object)
+    names[rotation.test[0]] = "zebra"
+    outcome = fit_predict(x, labels(names), [rotation], Settings(), 0, lambda _: None)
     assert (outcome.scores[:, outcome.classes.index("zebra")] == LOWEST).all()
     assert "zebra" not in outcome.predicted
 
@@ -112,7 +118,7 @@ def test_an_unconverged_fit_is_recorded_not_hidden(problem: tuple[np.ndarray, np
     x, y = problem
     with warnings.catch_warnings():
         warnings.simplefilter("error", ConvergenceWarning)
-        outcome = fit_predict(x, list(y), five_folds(len(y))[:1], Settings(max_iterations=2), 0, lambda _: None)
+        outcome = fit_predict(x, labels(y), five_folds(len(y))[:1], Settings(max_iterations=2), 0, lambda _: None)
     assert not all(point["converged"] for point in outcome.choices[0]["tried"])
 
 

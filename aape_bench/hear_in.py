@@ -1,22 +1,21 @@
-"""HEAR modules in and out: the API of the HEAR 2021 challenge (https://hearbenchmark.com/hear-api.html).
+"""HEAR modules in: an Encoder of any module with the three functions of HEAR 2021.
 
-In: `HearEncoder` makes an Encoder of any module with `load_model`, `get_scene_embeddings` and
-`get_timestamp_embeddings`. Out: `hear_functions(plugin)` gives a plugin's own module those three functions.
-Importing this file does not import torch.
+https://hearbenchmark.com/hear-api.html. Importing this file does not import torch.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib
-import importlib.util
-from collections.abc import Callable
+from collections.abc import Mapping
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from aape_bench.errors import ModelError, UsageError
-from aape_bench.plugin import EncoderPlugin
+from aape_bench.identity import digest, files_digest, source_digest
+from aape_bench.randomness import torch_stream
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,42 +24,6 @@ if TYPE_CHECKING:
 
 _FUNCTIONS = ("load_model", "get_scene_embeddings", "get_timestamp_embeddings")
 _SIZES = ("sample_rate", "scene_embedding_size", "timestamp_embedding_size")
-
-
-def hear_functions(
-    plugin: EncoderPlugin,
-) -> tuple[
-    Callable[[str], Encoder],
-    Callable[[Tensor, Encoder], Tensor],
-    Callable[[Tensor, Encoder], tuple[Tensor, Tensor]],
-]:
-    """`load_model, get_scene_embeddings, get_timestamp_embeddings` of a plugin.
-
-    `load_model("")` is the plugin's default weights, else seeded random ones; any other text is a checkpoint.
-    """
-
-    def load_model(model_file_path: str = "") -> Encoder:
-        """The encoder, in evaluation mode on the CPU."""
-        from aape_bench.selection import select_model
-
-        weights = model_file_path or "default"
-        return select_model(plugin.name, {}, weights if plugin.has_weights else "default", seed=0).build()
-
-    def get_scene_embeddings(audio: Tensor, model: Encoder) -> Tensor:
-        """(n, samples) -> (n, scene_embedding_size), on the device of the audio."""
-        import torch
-
-        with torch.inference_mode():
-            return model.to(audio.device).scene_embeddings(audio)
-
-    def get_timestamp_embeddings(audio: Tensor, model: Encoder) -> tuple[Tensor, Tensor]:
-        """(n, samples) -> (n, t, timestamp_embedding_size) and centre times in ms (n, t)."""
-        import torch
-
-        with torch.inference_mode():
-            return model.to(audio.device).timestamp_embeddings(audio)
-
-    return load_model, get_scene_embeddings, get_timestamp_embeddings
 
 
 def import_hear_module(name: str) -> ModuleType:
@@ -111,6 +74,10 @@ def load_hear_encoder(name: str, weights: Path | None) -> Encoder:
             self.scene_embedding_size = sizes["scene_embedding_size"]
             self.timestamp_embedding_size = sizes["timestamp_embedding_size"]
 
+        @property
+        def parameter_count(self) -> int | None:
+            return super().parameter_count if isinstance(model, torch.nn.Module) else None
+
         def scene_embeddings(self, audio: Tensor, lengths: Tensor | None = None) -> Tensor:  # noqa: ARG002
             return torch.as_tensor(module.get_scene_embeddings(audio, self.model))
 
@@ -125,12 +92,47 @@ def load_hear_encoder(name: str, weights: Path | None) -> Encoder:
     return HearEncoder().eval()
 
 
-def loaded_state_digest(encoder: Encoder) -> str:
-    """SHA-256 over an encoder's parameters and buffers as loaded, for models that have no file to hash."""
+def hear_identity(name: str, encoder: Encoder) -> str:
+    """Hash of what decides a loaded HEAR module's embeddings, as far as it can be seen.
+
+    All Python code of its top-level package and that package's version; its parameters and buffers as loaded;
+    and, for a model that has none (another framework's), its embeddings of two fixed clips, to five digits.
+    """
+    module = importlib.import_module(name)
+    top = importlib.import_module(name.partition(".")[0])
+    package = Path(top.__file__).parent if hasattr(top, "__path__") and top.__file__ else None
+    code = files_digest(sorted(package.rglob("*.py")), package) if package else source_digest([module.__name__])
+    state = encoder.state_dict()
+    return digest(
+        {
+            "hear": name,
+            "code": code,
+            "version": _package_version(top.__name__),
+            "state": _state_digest(state) if state else None,
+            "answers": None if state else _answers_digest(encoder),
+        }
+    )
+
+
+def _package_version(top: str) -> list[str]:
+    found = packages_distributions().get(top, [])
+    return sorted(f"{distribution} {version(distribution)}" for distribution in set(found))
+
+
+def _state_digest(state: Mapping[str, Tensor]) -> str:
     import torch
 
     total = hashlib.sha256()
-    for name, tensor in encoder.state_dict().items():
+    for name, tensor in state.items():
         total.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return total.hexdigest()
+
+
+def _answers_digest(encoder: Encoder) -> str:
+    import torch
+
+    audio = 0.1 * torch.randn(2, encoder.sample_rate, generator=torch_stream(0, "hear", "answers"))
+    with torch.inference_mode():
+        answers = encoder.scene_embeddings(audio)
+    return digest([[f"{value:.4e}" for value in row] for row in answers.tolist()])
