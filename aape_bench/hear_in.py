@@ -96,7 +96,7 @@ def hear_identity(name: str, encoder: Encoder) -> str:
     """Hash of what decides a loaded HEAR module's embeddings, as far as it can be seen.
 
     All Python code of its top-level package and that package's version; its parameters and buffers as loaded;
-    and, for a model that has none (another framework's), its embeddings of two fixed clips, to five digits.
+    and, for a model that has none (another framework's), its embeddings of two fixed clips, to three digits.
     """
     module = importlib.import_module(name)
     top = importlib.import_module(name.partition(".")[0])
@@ -135,4 +135,6 @@ def _answers_digest(encoder: Encoder) -> str:
     audio = 0.1 * torch.randn(2, encoder.sample_rate, generator=torch_stream(0, "hear", "answers"))
     with torch.inference_mode():
         answers = encoder.scene_embeddings(audio)
-    return digest([[f"{value:.4e}" for value in row] for row in answers.tolist()])
+    # rounding noise is relative to the largest value: coarse enough for it, fine enough for another model
+    scale = float(answers.abs().max()) or 1.0
+    return digest([f"{scale:.3e}", [[f"{value / scale:.3f}" for value in row] for row in answers.tolist()]])

@@ -473,6 +473,7 @@ def test_a_hear_module_whose_code_or_answers_change_is_computed_again(
     (tmp_path / "gain.txt").write_text("1")
     code = f"def gain(): return float(open({str(tmp_path / 'gain.txt')!r}).read())"
     (package / "core.py").write_text(code)
+    forget("changing_hear")
     assert "embedding" in run(cli, small_esc50, model="hear:changing_hear.toy")[2]
     forget("changing_hear")
     assert "embedding" not in run(cli, small_esc50, model="hear:changing_hear.toy")[2]
