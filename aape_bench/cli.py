@@ -5,17 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import Annotated, Optional
 
 import typer
 
 import aape_bench
+from aape_bench import console
 from aape_bench.errors import BenchError, UsageError
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from aape_bench.runner import Job
 
 app = typer.Typer(
     name="aape-bench",
@@ -121,7 +117,6 @@ def run(
 ) -> None:
     """Evaluate models on tasks; what is there already is not computed again."""
     from aape_bench import environment, runner, selection
-    from aape_bench.progress import RichProgress
     from aape_bench.settings import split_assignments
 
     models = selection.select_models(model, split_assignments(";".join(set_ or [])), weights, _seeds(seed))
@@ -139,14 +134,14 @@ def run(
         batch_size=batch_size,
     )
     jobs, failures = runner.plan(models, tasks, protocols, options)
-    _print_notices(jobs)
+    console.print_notices(jobs)
     if dry_run:
-        _print_plan(jobs)
+        console.print_plan(jobs)
         _raise_all(failures)
         return
     asked = {(job.model.label, job.data.task.name, job.protocol.label) for job in jobs}
     try:
-        finished = runner.run(jobs, options, RichProgress())
+        finished = runner.run(jobs, options, console.RichProgress())
     except BenchError:
         if (options.results_dir / "records").is_dir():
             _show_board(options.results_dir, asked, quiet=True)  # what was finished before the failure counts
@@ -162,15 +157,16 @@ def run(
 def list_models(name: OneName = None) -> None:
     """List the encoders that are installed, or the settings of one."""
     from aape_bench import registry
+    from aape_bench.settings import describe
 
     if name is not None:
         plugin = registry.model(name)
-        _print_facts(plugin.title, licence=plugin.licence, citation=plugin.citation, homepage=plugin.homepage)
-        _print_table(("setting (--set)", "default", "values"), _settings_of(plugin.config))
+        console.print_facts(plugin.title, licence=plugin.licence, citation=plugin.citation, homepage=plugin.homepage)
+        console.print_table(("setting (--set)", "default", "values"), describe(plugin.config))
         return
     plugins, broken = registry.every_model()
-    _print_table(("model", "what it is", "rate"), [(p.name, p.title, f"{p.sample_rate} Hz") for p in plugins])
-    _print_broken(broken)
+    console.print_table(("model", "what it is", "rate"), [(p.name, p.title, f"{p.sample_rate} Hz") for p in plugins])
+    console.print_broken(broken)
     typer.echo("Settings of one: aape-bench models NAME. Any HEAR module runs too: --model hear:package.module")
 
 
@@ -181,7 +177,7 @@ def list_tasks(name: OneName = None) -> None:
 
     if name is not None:
         task = registry.task(name)
-        _print_facts(
+        console.print_facts(
             task.title,
             domain=task.domain,
             size=f"{task.clips} clips of {task.clip_seconds:g} s, {task.classes} classes, in {task.split_scheme}",
@@ -199,8 +195,8 @@ def list_tasks(name: OneName = None) -> None:
          "generated" if t.generator else f"--data-dir DIR, in DIR/{t.folders[0]}")
         for t in tasks
     ]  # fmt: skip
-    _print_table(("task", "what it is", "domain", "clips", "classes", "length", "metric", "data"), rows)
-    _print_broken(broken)
+    console.print_table(("task", "what it is", "domain", "clips", "classes", "length", "metric", "data"), rows)
+    console.print_broken(broken)
 
 
 @app.command(name="leaderboard", epilog="Example:\n\n  aape-bench leaderboard --published")
@@ -225,7 +221,7 @@ def plot(
 
     folder = _results(results_dir)
     board, remarks = leaderboard(folder)
-    _print_remarks(remarks)
+    console.print_remarks(remarks)
     tasks = sorted(set(board["task"]))
     for path in plot_scores(board, out or folder / "plots", published_numbers(tasks) if published else None):
         typer.echo(f"Wrote {path}")
@@ -275,8 +271,8 @@ def _show_board(
         board = with_published(board)
     if not quiet:
         cells = zip(board["model"], board["task"], board["protocol"], strict=True)
-        _print_board(board if asked is None else board[[cell in asked for cell in cells]])
-    _print_remarks(remarks)
+        console.print_board(board if asked is None else board[[cell in asked for cell in cells]])
+    console.print_remarks(remarks)
     files = write_leaderboard(folder, board)
     typer.echo(f"Wrote {files[0]} and {files[1]}.")
 
@@ -287,102 +283,6 @@ def _raise_all(failures: Sequence[BenchError]) -> None:
         raise failures[0]
     if failures:
         raise BenchError("\n".join(map(str, failures)))
-
-
-def _print_remarks(remarks: Sequence[str]) -> None:
-    for remark in remarks:
-        typer.echo(f"Note: {remark}", err=True)
-
-
-def _print_notices(jobs: Sequence[Job]) -> None:
-    """What a reader must know before she believes a number."""
-    from aape_bench.clip_table import partial
-
-    for label in sorted({job.model.label for job in jobs if job.model.weights == "random"}):
-        typer.echo(f"Note: {label} runs with seeded random weights, not trained ones (weights: random).", err=True)
-    for data in {job.data.task.name: job.data for job in jobs}.values():
-        if part := partial(data.task, len(data.table), data.table["label"].nunique()):
-            typer.echo(f"Note: {data.task.name} is partial: {part}.", err=True)
-
-
-def _print_plan(jobs: Sequence[Job]) -> None:
-    what = {
-        "done": "nothing, the result is there",
-        "fit": "fit, embeddings are cached",
-        "embed": "embed and fit",
-        "read files": "read new files first; then only what is missing",
-    }
-    rows = [
-        (job.model.label, str(job.model.seed), job.data.task.name, str(len(job.data.table)), job.protocol.label,
-         what[job.action])
-        for job in jobs
-    ]  # fmt: skip
-    _print_table(("model", "seed", "task", "clips", "protocol", "to do"), rows)
-
-
-def _print_board(board: pd.DataFrame) -> None:
-    shown = board.astype(object).where(board.notna(), None)
-    rows = [
-        (
-            _text(row["rank"]), row["model"], row["task"], row["protocol"], row["metric"], f"{row['score']:.3f}",
-            "undefined" if row["ci_low"] is None else f"{row['ci_low']:.3f} - {row['ci_high']:.3f}",
-            *(_text(row[column]) for column in ("n_test", "partial", "weights", "pretrain_overlap", "seeds")),
-        )
-        for row in shown.to_dict("records")
-    ]  # fmt: skip
-    heads = ("rank", "model", "task", "protocol", "metric", "score", "95 % interval", "test clips", "partial",
-             "weights", "overlap", "seeds")  # fmt: skip
-    _print_table(heads, rows)
-
-
-def _text(value: object) -> str:
-    return "" if value is None else str(value)
-
-
-def _print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 220  # a file or pipe has no width to fit into
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for head in heads:
-        table.add_column(head, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    console.print(table)
-
-
-def _print_broken(broken: Sequence[object]) -> None:
-    for plugin in broken:
-        typer.echo(f"Skipped: {getattr(plugin, 'reason', plugin)}", err=True)
-
-
-def _print_facts(title: str, **facts: str) -> None:
-    typer.echo(title)
-    for name, value in facts.items():
-        if value:
-            typer.echo(f"  {name}: {value}")
-
-
-def _settings_of(config: type) -> list[tuple[str, str, str]]:
-    """Name, default and possible values of every setting."""
-    import dataclasses
-    import typing
-
-    from aape_bench.settings import make_config
-
-    default: object = make_config(config, {}, "")
-    rows = []
-    for field in dataclasses.fields(config):
-        hint = typing.get_type_hints(config)[field.name]
-        choices = [str(c) for part in (hint, *typing.get_args(hint)) if typing.get_origin(part) is typing.Literal
-                   for c in typing.get_args(part)]  # fmt: skip
-        kinds = [t.__name__ for t in (hint, *typing.get_args(hint)) if t in (int, float, str, bool)]
-        rows.append((field.name, str(getattr(default, field.name)), " | ".join(choices or kinds)))
-    return rows
 
 
 def _count(number: int, noun: str) -> str:

@@ -40,6 +40,19 @@ def deciding(config: Any) -> dict[str, Any]:
     return {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if not f.metadata.get("execution")}
 
 
+def describe(config_type: type[Any]) -> list[tuple[str, str, str]]:
+    """Name, default and possible values of every setting."""
+    default: object = make_config(config_type, {}, config_type.__name__)
+    hints = typing.get_type_hints(config_type)
+    rows = []
+    for field in dataclasses.fields(config_type):
+        parts = (hints[field.name], *typing.get_args(hints[field.name]))
+        choices = [str(c) for part in parts if typing.get_origin(part) is typing.Literal for c in typing.get_args(part)]
+        kinds = [part.__name__ for part in parts if part in (int, float, str, bool)]
+        rows.append((field.name, str(getattr(default, field.name)), " | ".join(choices or kinds)))
+    return rows
+
+
 def split_assignments(text: str, separator: str = ";") -> dict[str, str]:
     """`"a=1;b=x"` -> `{"a": "1", "b": "x"}`. Raises UsageError where a part is not `key=value`."""
     settings: dict[str, str] = {}

@@ -1,0 +1,154 @@
+"""What a person sees in the terminal: tables, notes and progress bars. Rich is imported on use."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from aape_bench.registry import Broken
+    from aape_bench.runner import Job
+
+#: Where standard error is no terminal (a log file), long stages say a line this often.
+SECONDS_BETWEEN_LINES = 30
+
+
+def print_remarks(remarks: Sequence[str]) -> None:
+    for remark in remarks:
+        _say(f"Note: {remark}", error=True)
+
+
+def print_notices(jobs: Sequence[Job]) -> None:
+    """What a reader must know before she believes a number."""
+    from aape_bench.clip_table import partial
+
+    for label in sorted({job.model.label for job in jobs if job.model.weights == "random"}):
+        _say(f"Note: {label} runs with seeded random weights, not trained ones (weights: random).", error=True)
+    for data in {job.data.task.name: job.data for job in jobs}.values():
+        if part := partial(data.task, len(data.table), data.table["label"].nunique()):
+            _say(f"Note: {data.task.name} is partial: {part}.", error=True)
+
+
+def print_plan(jobs: Sequence[Job]) -> None:
+    what = {
+        "done": "nothing, the result is there",
+        "fit": "fit, embeddings are cached",
+        "embed": "embed and fit",
+        "read files": "read new files first; then only what is missing",
+    }
+    rows = [
+        (job.model.label, str(job.model.seed), job.data.task.name, str(len(job.data.table)), job.protocol.label,
+         what[job.action])
+        for job in jobs
+    ]  # fmt: skip
+    print_table(("model", "seed", "task", "clips", "protocol", "to do"), rows)
+
+
+def print_board(board: pd.DataFrame) -> None:
+    shown = board.astype(object).where(board.notna(), None)
+    rows = [
+        (
+            _text(row["rank"]), row["model"], row["task"], row["protocol"], row["metric"], f"{row['score']:.3f}",
+            "undefined" if row["ci_low"] is None else f"{row['ci_low']:.3f} - {row['ci_high']:.3f}",
+            *(_text(row[column]) for column in ("n_test", "partial", "weights", "pretrain_overlap", "seeds")),
+        )
+        for row in shown.to_dict("records")
+    ]  # fmt: skip
+    heads = ("rank", "model", "task", "protocol", "metric", "score", "95 % interval", "test clips", "partial",
+             "weights", "overlap", "seeds")  # fmt: skip
+    print_table(heads, rows)
+
+
+def _text(value: object) -> str:
+    return "" if value is None else str(value)
+
+
+def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    terminal = Console(highlight=False)
+    if not terminal.is_terminal:
+        terminal.width = 220  # a file or pipe has no width to fit into
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for head in heads:
+        table.add_column(head, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    terminal.print(table)
+
+
+def print_broken(broken: Sequence[Broken]) -> None:
+    for plugin in broken:
+        _say(f"Skipped: {plugin.reason}", error=True)
+
+
+def print_facts(title: str, **facts: str) -> None:
+    _say(title)
+    for name, value in facts.items():
+        if value:
+            _say(f"  {name}: {value}")
+
+
+def _say(text: str, error: bool = False) -> None:
+    print(text, file=sys.stderr if error else sys.stdout)
+
+
+class RichProgress:
+    """Progress bars with rate and time left on standard error, plain lines where that is no terminal."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+    def say(self, text: str) -> None:
+        """Print one line."""
+        self.console.print(text, markup=False)
+
+    @contextmanager
+    def stage(self, title: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+        """Show one bar until the stage ends."""
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        if not self.console.is_terminal:
+            started = said = time.perf_counter()
+            done = 0
+
+            def count(n: int) -> None:
+                nonlocal done, said
+                done += n
+                if (now := time.perf_counter()) - said > SECONDS_BETWEEN_LINES and done < total:
+                    said = now
+                    left = (now - started) / done * (total - done)
+                    self.say(f"{title}: {done} of {total} {unit}, {done / (now - started):.1f}/s, {left:.0f} s left")
+
+            yield count
+            seconds = time.perf_counter() - started
+            self.say(f"{title}: {done} {unit} in {seconds:.1f} s ({done / max(seconds, 1e-9):.1f}/s)")
+            return
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+        )
+        started = time.perf_counter()
+        with Progress(*columns, console=self.console) as bars:
+            bar = bars.add_task(title, total=total, rate="")
+            finished = 0
+
+            def advance(n: int) -> None:
+                nonlocal finished
+                finished += n
+                rate = finished / max(time.perf_counter() - started, 1e-9)
+                bars.update(bar, advance=n, rate=f"{rate:.1f} {unit}/s")
+
+            yield advance
