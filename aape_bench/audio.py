@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
-import struct
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
+from aape_bench.containers import missing_bytes
 from aape_bench.errors import BrokenAudio, DataError
 
 #: Shortest clip that any encoder is given: one 25 ms analysis window.
 MIN_SECONDS = 0.025
+
+#: Float files may overshoot full scale; beyond this they are scaled otherwise (as 16-bit numbers, say).
+LARGEST_SAMPLE = 10.0
 
 #: Changes whenever the samples that reach an encoder change; part of every embedding's address.
 TREATMENT = "mono mean, soxr HQ, head"
@@ -34,7 +36,11 @@ def read_clip(
 
     try:
         with path.open("rb") as handle:
-            _check_riff(handle, path)
+            size = os.fstat(handle.fileno()).st_size
+            if size == 0:
+                raise BrokenAudio(path, "is empty")
+            if cut := missing_bytes(handle, size):
+                raise BrokenAudio(path, f"is truncated ({cut[0]} of {cut[1]} bytes of audio)")
             with soundfile.SoundFile(handle) as sound:
                 native = sound.samplerate
                 first = round((start or 0.0) * native)
@@ -42,13 +48,16 @@ def read_clip(
                 wanted = min(last - first, round(max_seconds * native))
                 if wanted <= 0:
                     raise BrokenAudio(path, "holds no samples" if start is None else "ends before its start")
-                sound.seek(first)
+                if first:  # some codecs cannot seek
+                    sound.seek(first)
                 samples = sound.read(wanted, dtype="float32", always_2d=True)
     except FileNotFoundError:
         raise DataError(f"The audio file {path} is missing. Restore it, or run with --allow-partial.") from None
     except soundfile.LibsndfileError as error:
         reason = str(error.error_string).rstrip(".")
         raise BrokenAudio(path, f"is not audio that libsndfile can read ({reason})") from None
+    except TypeError:  # headerless formats, which libsndfile takes by the file's ending
+        raise BrokenAudio(path, "has no header that says how to read it") from None
     except OSError as error:
         # the disk's or the network's fault, perhaps for a moment only: never a reason to skip a clip for good
         raise DataError(f"The audio file {path} cannot be read ({error.strerror or error}). Run again.") from None
@@ -61,6 +70,8 @@ def to_rate(mono: Samples, native: int, sample_rate: int, max_seconds: float, na
     """Check and resample (samples,) float32 from `native` to `sample_rate` Hz; see `read_clip`."""
     if not np.isfinite(mono).all():
         raise BrokenAudio(name, "holds NaN or infinite samples")
+    if (peak := float(np.abs(mono).max(initial=0.0))) > LARGEST_SAMPLE:
+        raise BrokenAudio(name, f"has samples up to {peak:.3g}, where full scale is 1")
     if len(mono) < round(MIN_SECONDS * native):
         raise BrokenAudio(name, f"is too short ({1000 * len(mono) / native:.1f} ms, at least 25 ms are needed)")
     if native != sample_rate:
@@ -71,23 +82,3 @@ def to_rate(mono: Samples, native: int, sample_rate: int, max_seconds: float, na
         if len(mono) < (least := round(MIN_SECONDS * sample_rate)):
             mono = np.pad(mono, (0, least - len(mono)))
     return np.ascontiguousarray(mono[: round(max_seconds * sample_rate)])
-
-
-def _check_riff(handle: BinaryIO, path: Path) -> None:
-    """Refuse a WAV whose data chunk promises more bytes than the file has; libsndfile would shorten it silently."""
-    size = os.fstat(handle.fileno()).st_size
-    if size == 0:
-        raise BrokenAudio(path, "is empty")
-    if handle.read(12)[:4] == b"RIFF":
-        position = 12
-        while len(header := handle.read(8)) == 8:
-            chunk, length = struct.unpack("<4sI", header)
-            position += 8
-            if chunk == b"data":
-                # streamed WAVs leave the size open as 0 or 2**32 - 1 (also 2**31 - 1): nothing is promised
-                if length not in (0, 0xFFFFFFFF, 0x7FFFFFFF) and position + length > size:
-                    raise BrokenAudio(path, f"is truncated ({size - position} of {length} bytes of audio)")
-                break
-            position += length + length % 2
-            handle.seek(position)
-    handle.seek(0)

@@ -8,6 +8,7 @@ clips, so a run that was killed continues to the same bytes; two runs may fill o
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from dataclasses import dataclass
@@ -18,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from aape_bench.errors import StorageError
-from aape_bench.identity import digest
-from aape_bench.storage import atomic_write, create_json, write_json
+from aape_bench.identity import digest, file_digest
+from aape_bench.storage import atomic_write, create_json, remove_leftovers, write_json
 
 SHARD_CLIPS = 128
 _SCHEMA = 1
@@ -60,11 +61,15 @@ class EmbeddingEntry:
 
     def summary(self) -> dict[str, Any] | None:
         """What `complete` was given, None while shards are missing."""
-        return self._read("complete.json") if not self.missing() else None
+        about = self._read("complete.json") if not self.missing() else None
+        if about is not None and not {"dimension", "parameters", "stage"} <= about.keys():
+            raise self._damaged("complete.json", "it does not say what it should")
+        return about
 
     def begin(self, batch_size: int) -> int:
         """Open the entry for writing; returns the batch size to use, the recorded one where a run began before."""
         about = {**self._about, "treatment": vars(self._about["treatment"]), "batch_size": batch_size}
+        remove_leftovers(self.folder)
         # of two runs that begin at once one writes the entry, and both read the same
         if create_json(self.folder / "entry.json", about):
             return batch_size
@@ -75,10 +80,12 @@ class EmbeddingEntry:
 
     def write(self, number: int, rows: npt.NDArray[np.float32], seconds: float, broken: dict[str, str]) -> None:
         """Store one shard: rows (clips, d) float32, NaN where `broken` (row -> reason) says so."""
-        write_json(self.folder / f"{number:05d}.json", {"seconds": round(seconds, 3), "broken": broken})
         # by way of memory: numpy's own writing to a file hides why a disk refused
         content = io.BytesIO()
         np.save(content, np.ascontiguousarray(rows, dtype=np.float32), allow_pickle=False)
+        sha256 = hashlib.sha256(content.getbuffer()).hexdigest()
+        about = {"seconds": round(seconds, 3), "broken": broken, "sha256": sha256}
+        write_json(self.folder / f"{number:05d}.json", about)
         with atomic_write(self.folder / f"{number:05d}.npy") as handle:
             handle.write(content.getbuffer())
 
@@ -91,18 +98,34 @@ class EmbeddingEntry:
         parts = [self._load(number) for number in range(len(self.shards()))]
         return np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
 
+    def discard_damaged(self) -> list[int]:
+        """Delete shards whose bytes are not those that were written, so that they are computed again; their numbers."""
+        damaged = []
+        for number, rows in enumerate(self.shards()):
+            path = self.folder / f"{number:05d}.npy"
+            if self._whole(number, len(rows)) and file_digest(path) != self._shard(number)["sha256"]:
+                path.unlink(missing_ok=True)
+                damaged.append(number)
+        return damaged
+
     def broken(self) -> dict[int, str]:
         """Row -> reason of every clip that could not be embedded."""
         found: dict[int, str] = {}
         for number in range(len(self.shards())):
-            info = self._read(f"{number:05d}.json") or {}
-            found.update({int(row): str(reason) for row, reason in info.get("broken", {}).items()})
+            found.update({int(row): str(reason) for row, reason in self._shard(number)["broken"].items()})
         return found
 
     def seconds(self) -> float:
         """Time spent embedding, summed over shards and runs."""
-        infos = (self._read(f"{number:05d}.json") or {} for number in range(len(self.shards())))
-        return float(sum(info.get("seconds", 0.0) for info in infos))
+        return float(sum(self._shard(number)["seconds"] for number in range(len(self.shards()))))
+
+    def _shard(self, number: int) -> dict[str, Any]:
+        name = f"{number:05d}.json"
+        about = self._read(name)
+        types = {"seconds": float, "broken": dict, "sha256": str}
+        if about is None or any(not isinstance(about.get(key), of) for key, of in types.items()):
+            raise self._damaged(name, "it does not say what it should")
+        return about
 
     def _load(self, number: int) -> npt.NDArray[np.float32]:
         return np.load(self.folder / f"{number:05d}.npy", mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
@@ -116,11 +139,14 @@ class EmbeddingEntry:
 
     def _read(self, name: str) -> dict[str, Any] | None:
         try:
-            return dict(json.loads((self.folder / name).read_text(encoding="utf-8")))
+            value = json.loads((self.folder / name).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError) as error:
             raise self._damaged(name, str(error)) from None
+        if not isinstance(value, dict):
+            raise self._damaged(name, "it does not say what it should")
+        return value
 
     def _damaged(self, name: str, why: str) -> StorageError:
         return StorageError(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from aape_bench.storage import atomic_write
 if TYPE_CHECKING:
     import torch
 
+FORMAT = 1
 _KEY = "aape_bench"
 _LARGEST_HEADER = 100_000_000  # safetensors' own limit
 
@@ -28,13 +29,11 @@ class CheckpointHeader:
 
     model: plugin name, or "" for a safetensors file written by something else.
     config: resolved settings by name. card: free description (data, steps, scores, overlap hashes).
-    shapes: tensor name -> shape.
     """
 
     model: str
     config: Mapping[str, Any]
     card: Mapping[str, Any]
-    shapes: Mapping[str, tuple[int, ...]] = field(repr=False)
 
 
 def save_checkpoint(
@@ -43,7 +42,7 @@ def save_checkpoint(
     """Write a module's weights with its name, config and card, atomically."""
     from safetensors.torch import save
 
-    about = json.dumps({"format": 1, "model": model, "config": dict(config), "card": dict(card)}, sort_keys=True)
+    about = json.dumps({"format": FORMAT, "model": model, "config": dict(config), "card": dict(card)}, sort_keys=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
     with atomic_write(path) as handle:
         handle.write(save(tensors, metadata={_KEY: about}))
@@ -51,6 +50,8 @@ def save_checkpoint(
 
 def read_header(path: Path) -> CheckpointHeader:
     """The header of a safetensors file. Raises CheckpointError where the file is missing or something else."""
+    if path.exists() and not path.is_file():
+        raise CheckpointError(f"The checkpoint {path} is no regular file. Correct --weights.")
     try:
         with path.open("rb") as handle:
             start = handle.read(8)
@@ -59,11 +60,15 @@ def read_header(path: Path) -> CheckpointHeader:
                 raise CheckpointError(_not_safetensors(path, start))
         header = json.loads(text)
         about = json.loads(header.pop("__metadata__", {}).get(_KEY, "{}"))
+        if about.get("format", FORMAT) != FORMAT:
+            raise CheckpointError(
+                f"The checkpoint {path} has format {about['format']}, this version reads {FORMAT}. Use the version "
+                "that wrote it."
+            )
         return CheckpointHeader(
             model=str(about.get("model", "")),
             config=dict(about.get("config", {})),
             card=dict(about.get("card", {})),
-            shapes={name: tuple(tensor["shape"]) for name, tensor in header.items()},
         )
     except FileNotFoundError:
         raise CheckpointError(f"There is no checkpoint {path}. Correct --weights.") from None
@@ -93,6 +98,14 @@ def load_checkpoint(module: torch.nn.Module, path: Path) -> None:
             f"The checkpoint {path} does not fit the model: {_first_difference(own, theirs)}. Name the settings it "
             "was trained with (--set), or another checkpoint."
         )
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() != module.state_dict()[name].is_floating_point() or tensor.is_complex():
+            raise CheckpointError(f"The checkpoint {path} does not fit the model: {name} is of type {tensor.dtype}.")
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise CheckpointError(
+                f"The checkpoint {path} holds NaN or infinite values, in {name}: the training that wrote it had "
+                "failed. Use an earlier checkpoint."
+            )
     module.load_state_dict(tensors)
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +15,7 @@ import typer
 
 import aape_bench
 from aape_bench import console
-from aape_bench.errors import BenchError, UsageError
+from aape_bench.errors import BenchError, Several, UsageError
 
 app = typer.Typer(
     name="aape-bench",
@@ -125,9 +129,10 @@ def run(
         selection.split_names(protocol), split_assignments(";".join(protocol_set or []))
     )
     options = runner.Options(
-        data_dir=data_dir or environment.default_folder("data"),
-        cache_dir=cache_dir or environment.default_folder("cache"),
-        results_dir=results_dir or environment.default_folder("results"),
+        # absolute: a foreign module may change the working directory
+        data_dir=(data_dir or environment.default_folder("data")).absolute(),
+        cache_dir=(cache_dir or environment.default_folder("cache")).absolute(),
+        results_dir=(results_dir or environment.default_folder("results")).absolute(),
         allow_partial=allow_partial,
         skip_broken=skip_broken,
         device=environment.resolve_device(device),
@@ -143,8 +148,9 @@ def run(
     try:
         finished = runner.run(jobs, options, console.RichProgress())
     except BenchError:
-        if (options.results_dir / "records").is_dir():
-            _show_board(options.results_dir, asked, quiet=True)  # what was finished before the failure counts
+        # what was finished before the failure counts; a second failure may not hide the first
+        with contextlib.suppress(BenchError):
+            _show_board(_results(options.results_dir), asked, quiet=True)
         raise
     if (options.results_dir / "records").is_dir():
         _show_board(options.results_dir, asked)
@@ -229,14 +235,39 @@ def plot(
 
 def main() -> None:
     """Entry point of the command `aape-bench`."""
+    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+        signal.signal(number, _stop)
     try:
         app()
+        sys.stdout.flush()
+    except Several as error:
+        _fail([str(one) for one in error.failures])
     except BenchError as error:
-        typer.echo(f"aape-bench: {error}", err=True)
-        sys.exit(2)
+        _fail([str(error)])
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would complain again at its end
+        sys.exit(141)
+    except OSError as error:
+        if error.filename is None and error.errno not in (errno.ENOSPC, errno.EIO):
+            raise
+        where = error.filename or "The output"
+        _fail([f"{where} cannot be used: {error.strerror}. Check the path and its permissions."])
     except KeyboardInterrupt:
         typer.echo("aape-bench: stopped. The same command goes on from here.", err=True)
         sys.exit(130)
+
+
+def _stop(number: int, _: object) -> None:
+    """Leave as after Ctrl-C, so that nothing half-written stays."""
+    typer.echo("aape-bench: stopped. The same command goes on from here.", err=True)
+    sys.exit(128 + number)
+
+
+def _fail(paragraphs: Sequence[str]) -> None:
+    """Each failure as one paragraph, whatever line breaks came with it, and exit 2."""
+    for paragraph in paragraphs:
+        typer.echo("aape-bench: " + " ".join(paragraph.split())[:2000], err=True)
+    sys.exit(2)
 
 
 def _seeds(text: str) -> list[int]:
@@ -253,7 +284,7 @@ def _results(results_dir: Path | None) -> Path:
     from aape_bench import environment
 
     folder = results_dir or environment.default_folder("results")
-    if not (folder / "records").is_dir():
+    if not any((folder / "records").glob("*/*/*.json")):
         raise UsageError(
             f"There are no results in {folder}. Make some with aape-bench run, or name their folder with --results-dir."
         )
@@ -278,11 +309,8 @@ def _show_board(
 
 
 def _raise_all(failures: Sequence[BenchError]) -> None:
-    """One failure as it is, several together, a paragraph each."""
-    if len(failures) == 1:
-        raise failures[0]
     if failures:
-        raise BenchError("\n".join(map(str, failures)))
+        raise failures[0] if len(failures) == 1 else Several(failures)
 
 
 def _count(number: int, noun: str) -> str:

@@ -6,6 +6,7 @@ nothing may stand on two sides of a split.
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -24,6 +25,8 @@ def read_csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
 
     Raises DataError naming the file where it is missing, unreadable, empty or lacks one of `columns`.
     """
+    if path.exists() and not path.is_file():
+        raise DataError(f"The metadata file {path} is no regular file. Restore the original.")
     try:
         table = pd.read_csv(path, dtype=str, encoding="utf-8", keep_default_na=False, na_values=[""])
     except FileNotFoundError:
@@ -64,7 +67,8 @@ def check(task: Task, table: pd.DataFrame) -> pd.DataFrame:
                 "Restore the original metadata."
             )
     for column in ("id", "path", "label", side):
-        table[column] = table[column].astype(str)
+        table[column] = table[column].astype(str).str.strip()
+    table["path"] = [str(PurePosixPath(path)) if path else "" for path in table["path"]]
     for path in table["path"]:
         if path:
             _check_inside(task, path)
@@ -99,7 +103,9 @@ def select_present(task: Task, root: Path, table: pd.DataFrame, allow_partial: b
     for row, path in enumerate(table["path"]):
         try:
             found = (root / path).stat()
-        except OSError:
+        except (OSError, ValueError):
+            continue
+        if not stat.S_ISREG(found.st_mode):  # a folder, a device or a pipe is no clip
             continue
         there[row] = True
         stats.append((found.st_size, found.st_mtime_ns, found.st_ino))
@@ -153,7 +159,7 @@ def rotations(task: Task, table: pd.DataFrame) -> list[Rotation]:
         train, valid, test = (np.flatnonzero(sides == part) for part in PARTS)
         rounds = [Rotation("test", train, valid, test)]
     else:
-        folds = sorted(set(sides), key=lambda fold: (not fold.isdecimal(), int(fold) if fold.isdecimal() else 0, fold))
+        folds = sorted(set(sides), key=lambda fold: (not fold.isdecimal(), len(fold) if fold.isdecimal() else 0, fold))
         if len(folds) < 3:
             raise DataError(
                 f"{task.name}: clips of {len(folds)} fold(s) are present; training, validation and test need 3."
@@ -183,10 +189,13 @@ def _check_inside(task: Task, path: str) -> None:
 
 
 def _check_listed_once(task: Task, table: pd.DataFrame, side: str) -> None:
-    twice = table["id"].duplicated(keep=False)
+    spans = zip(table["path"], table["start"], table["end"], table["id"], strict=True)
+    clip = pd.Series([f"{path}|{start}|{end}" if path else name for path, start, end, name in spans])
+    twice = table["id"].duplicated(keep=False) | clip.duplicated(keep=False)
     if not twice.any():
         return
-    rows = table[table["id"] == table["id"][twice].iloc[0]]
+    first = int(np.flatnonzero(twice)[0])
+    rows = table[(table["id"] == table["id"][first]) | (clip == clip[first])]
     name, sides = rows["id"].iloc[0], sorted(set(rows[side].astype(str)))
     where = f"in {side}s {' and '.join(sides)}" if len(sides) > 1 else "twice"
     raise DataError(f"{task.name}: the clip {name} is listed {where} of the metadata. Restore the original metadata.")

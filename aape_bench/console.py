@@ -49,19 +49,30 @@ def print_plan(jobs: Sequence[Job]) -> None:
     print_table(("model", "seed", "task", "clips", "protocol", "to do"), rows)
 
 
+#: Column of the leaderboard -> its heading; those of NARROW alone where the terminal has no room for all.
+HEADINGS = {
+    "rank": "rank", "model": "model", "task": "task", "protocol": "protocol", "metric": "metric", "score": "score",
+    "interval": "95 % interval", "n_test": "test clips", "partial": "partial", "data": "data", "weights": "weights",
+    "pretrain_overlap": "overlap", "seeds": "seeds",
+}  # fmt: skip
+NARROW = ("rank", "model", "task", "score", "interval", "partial", "weights")
+WIDE_ENOUGH = 110
+
+
 def print_board(board: pd.DataFrame) -> None:
+    """The leaderboard's columns that people read; `data` only where rows differ in nothing else."""
+    import shutil
+
+    several = board.duplicated(["model", "task", "protocol"], keep=False) & (board["source"] == "ours")
+    fits = not sys.stdout.isatty() or shutil.get_terminal_size().columns >= WIDE_ENOUGH
+    columns = [c for c in HEADINGS if (fits or c in NARROW) and (c != "data" or several.any())]
     shown = board.astype(object).where(board.notna(), None)
-    rows = [
-        (
-            _text(row["rank"]), row["model"], row["task"], row["protocol"], row["metric"], f"{row['score']:.3f}",
-            "undefined" if row["ci_low"] is None else f"{row['ci_low']:.3f} - {row['ci_high']:.3f}",
-            *(_text(row[column]) for column in ("n_test", "partial", "weights", "pretrain_overlap", "seeds")),
-        )
-        for row in shown.to_dict("records")
-    ]  # fmt: skip
-    heads = ("rank", "model", "task", "protocol", "metric", "score", "95 % interval", "test clips", "partial",
-             "weights", "overlap", "seeds")  # fmt: skip
-    print_table(heads, rows)
+    rows = []
+    for row in shown.to_dict("records"):
+        spread = "undefined" if row["ci_low"] is None else f"{row['ci_low']:.3f} - {row['ci_high']:.3f}"
+        cells = {**row, "score": f"{row['score']:.3f}", "interval": spread}
+        rows.append([_text(cells[column]) for column in columns])
+    print_table([HEADINGS[column] for column in columns], rows)
 
 
 def _text(value: object) -> str:

@@ -68,6 +68,8 @@ def _scene_embeddings(encoder: Encoder, batch: Batch, device: str, reader: ClipR
     expected = (len(batch.rows), encoder.scene_embedding_size)
     if tuple(embeddings.shape) != expected:
         raise ModelError(f"The encoder returned scene embeddings of shape {tuple(embeddings.shape)}, not {expected}.")
+    if not embeddings.is_floating_point():
+        raise ModelError(f"The encoder returned scene embeddings of type {embeddings.dtype}, not real numbers.")
     values = embeddings.detach().to("cpu", torch.float32).numpy()
     if not np.isfinite(values).all():
         row = batch.rows[int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])]

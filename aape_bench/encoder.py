@@ -18,6 +18,8 @@ class Encoder(torch.nn.Module):
     timestamp_embedding_size: int
     #: False: the encoder cannot be told where padding begins and gets every clip at the task's full length.
     takes_lengths: bool = True
+    #: True: its weights are drawn from a seed, not trained.
+    random_weights: bool = False
 
     @property
     def parameter_count(self) -> int | None:

@@ -4,9 +4,21 @@ Every message is one plain paragraph: what happened, where, and what to do. Anyt
 `BenchError` is a bug and shows its traceback.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 
 class BenchError(Exception):
     """Something the user can mend."""
+
+
+class Several(BenchError):
+    """Failures of several jobs, each with its own paragraph."""
+
+    def __init__(self, failures: Sequence[BenchError]) -> None:
+        self.failures = list(failures)
+        super().__init__("\n".join(map(str, failures)))
 
 
 class UsageError(BenchError):

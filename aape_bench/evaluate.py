@@ -12,6 +12,7 @@ import numpy as np
 
 from aape_bench import metrics, records
 from aape_bench.clip_table import Rotation, partial
+from aape_bench.identity import file_digest
 from aape_bench.protocols import Outcome
 from aape_bench.task import Task
 
@@ -88,12 +89,13 @@ def write_result(results_dir: Path, evaluation: Evaluation, outcome: Outcome) ->
             "repeated": e.repeated,
         },
         treatment=dict(e.treatment),
-        protocol={**e.protocol, "choices": outcome.choices},
+        protocol={**e.protocol, "choices": outcome.choices, "remarks": outcome.remarks},
         scores=_scores(e, outcome, tested),
         stages=e.stages,
         # a checkpoint says nothing yet of the clips it was trained on; weights that saw no audio overlap with none
         pretrain_overlap="none" if e.model.weights in ("none", "random") else "unknown",
         predictions=predictions.as_posix(),
+        predictions_sha256=file_digest(results_dir / predictions),
     )
     return records.write_record(results_dir, record)
 

@@ -1,7 +1,7 @@
 """The shared front end: batched log-mel spectrograms equal to Kaldi's. (Imports torch.)
 
 Settings as EAT and AST: 25 ms frames every 10 ms, Hanning window, pre-emphasis 0.97, 20 Hz to 8 kHz, power
-spectrum, no dither, no energy. Normalisation is the encoder's, with the AudioSet statistics below.
+spectrum, no dither, no energy. Normalisation is the encoder's.
 """
 
 from __future__ import annotations
@@ -11,10 +11,6 @@ import torch
 from torch import Tensor
 
 from aape_bench.errors import DataError, UsageError
-
-#: Mean and standard deviation of the 128-bin log-mel over AudioSet, as EAT uses them.
-AUDIOSET_MEAN = -4.268
-AUDIOSET_STD = 4.569
 
 #: Kaldi's floor under the mel energies before the logarithm: the float32 machine epsilon.
 ENERGY_FLOOR = float(np.finfo(np.float32).eps)
@@ -34,11 +30,11 @@ def mel_filter_bank(
 
     Returns (n_fft // 2 + 1, n_mels) float32: weights of the power spectrum's bins, Nyquist's all 0 as in
     Kaldi. Filters narrower than the bin spacing may be empty: number 3 of 128 is, at the defaults. Raises
-    UsageError where the band is empty or reaches past Nyquist.
+    UsageError where there are no filters or more than `n_fft`, or the band is empty or reaches past Nyquist.
     """
-    if n_mels < 1 or not 0 <= low_hz < high_hz <= sample_rate / 2:
+    if not 1 <= n_mels <= n_fft or not 0 <= low_hz < high_hz <= sample_rate / 2:
         raise UsageError(
-            f"A mel filter bank needs at least 1 filter and 0 <= low < high <= {sample_rate / 2:g} Hz, not "
+            f"A mel filter bank needs 1 to {n_fft} filters and 0 <= low < high <= {sample_rate / 2:g} Hz, not "
             f"{n_mels} filters from {low_hz:g} to {high_hz:g} Hz at a sample rate of {sample_rate} Hz."
         )
     edges = np.linspace(_mel(low_hz), _mel(high_hz), n_mels + 2)

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-from collections.abc import Mapping
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from aape_bench.errors import ModelError, UsageError
+from aape_bench.errors import BenchError, ModelError, UsageError
 from aape_bench.identity import digest, files_digest, source_digest
 from aape_bench.randomness import torch_stream
 
@@ -43,20 +45,22 @@ def import_hear_module(name: str) -> ModuleType:
     return module
 
 
-def load_hear_encoder(name: str, weights: Path | None) -> Encoder:
-    """An Encoder around the HEAR module of that name, loaded with its own or the given weights."""
+def load_hear_encoder(name: str, weights: Path | None, seed: int) -> Encoder:
+    """An Encoder around the HEAR module of that name, loaded with its own or the given weights.
+
+    seed: of torch's global generator while it loads, for modules that draw what they do not load.
+    """
     import torch
 
     from aape_bench.encoder import Encoder
 
     module = import_hear_module(name)
-    try:
+    with (
+        torch.random.fork_rng(devices=[]),
+        _blamed(name, f"loading it {f'with {weights}' if weights else ''}".rstrip()),
+    ):
+        torch.manual_seed(seed)
         model: Any = module.load_model(str(weights)) if weights is not None else module.load_model()
-    except Exception as error:
-        what = f"with the weights {weights}" if weights else "without weights"
-        raise ModelError(
-            f'The HEAR module "{name}" could not be loaded {what}: {type(error).__name__}: {error}'
-        ) from error
     sizes = {}
     for size in _SIZES:
         value = getattr(model, size, None)
@@ -79,17 +83,54 @@ def load_hear_encoder(name: str, weights: Path | None) -> Encoder:
             return super().parameter_count if isinstance(model, torch.nn.Module) else None
 
         def scene_embeddings(self, audio: Tensor, lengths: Tensor | None = None) -> Tensor:  # noqa: ARG002
-            return torch.as_tensor(module.get_scene_embeddings(audio, self.model))
+            with _blamed(name, "get_scene_embeddings"):
+                return torch.as_tensor(module.get_scene_embeddings(audio, self.model))
 
         def timestamp_embeddings(
             self,
             audio: Tensor,
             lengths: Tensor | None = None,  # noqa: ARG002
         ) -> tuple[Tensor, Tensor]:
-            embeddings, times = module.get_timestamp_embeddings(audio, self.model)
-            return torch.as_tensor(embeddings), torch.as_tensor(times)
+            with _blamed(name, "get_timestamp_embeddings"):
+                embeddings, times = module.get_timestamp_embeddings(audio, self.model)
+                return torch.as_tensor(embeddings), torch.as_tensor(times)
 
     return HearEncoder().eval()
+
+
+@contextmanager
+def _blamed(name: str, doing: str) -> Iterator[None]:
+    """Whatever a foreign module raises, or its exit, becomes a ModelError that says where it came from."""
+    import torch
+
+    try:
+        yield
+    except (BenchError, torch.OutOfMemoryError):
+        raise
+    except (Exception, SystemExit) as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        raise ModelError(
+            f'The HEAR module "{name}" failed in {doing}: {type(error).__name__}: {error} '
+            f"({Path(last.filename).name}, line {last.lineno}). Mend the module, or use other weights."
+        ) from error
+
+
+def draws_weights(name: str, encoder: Encoder, weights: Path | None, seed: int) -> bool:
+    """Whether the module draws (some of) its weights at random: loaded with another seed, it is another model.
+
+    Raises ModelError where it is another one with the same seed too, since its results could not be repeated.
+    """
+    if getattr(encoder.model, "random_weights", False):  # our own encoders say so
+        return True
+    identity = hear_identity(name, encoder)
+    if hear_identity(name, load_hear_encoder(name, weights, seed + 1)) == identity:
+        return False
+    if hear_identity(name, load_hear_encoder(name, weights, seed)) != identity:
+        raise ModelError(
+            f'The HEAR module "{name}" is another model each time it is loaded, so no result of it could be repeated. '
+            "Name its weights with --weights, or mend its load_model()."
+        )
+    return True
 
 
 def hear_identity(name: str, encoder: Encoder) -> str:

@@ -119,7 +119,10 @@ def write_leaderboard(results_dir: Path, board: pd.DataFrame) -> tuple[Path, Pat
     """Write `leaderboard.csv` and, of our own rows, `leaderboard_wide.csv` under the results folder."""
     paths = results_dir / "leaderboard.csv", results_dir / "leaderboard_wide.csv"
     for path, table in zip(paths, (board, wide(board[board["source"] == "ours"])), strict=True):
-        write_text(path, table.to_csv(index=False, lineterminator="\n"))
+        text = table.to_csv(index=False, lineterminator="\n")
+        # a finished results folder may be read-only
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            write_text(path, text)
     return paths
 
 

@@ -52,6 +52,7 @@ class Record:
     stages: dict[str, Any]
     pretrain_overlap: str
     predictions: str
+    predictions_sha256: str
 
 
 def result_key(encoder: str, data: str, treatment: Any, protocol: dict[str, Any], seed: int) -> str:
@@ -112,18 +113,27 @@ def read_predictions(path: Path) -> Any:
 def write_record(results_dir: Path, record: Record) -> Path:
     """Write the record's JSON; its predictions must be there already. Returns the path."""
     path, _ = record_paths(record.task["name"], record.protocol["label"], record.model["label"], record.key)
-    write_json(results_dir / path, asdict(record))
+    content = asdict(record)
+    write_json(results_dir / path, {**content, "seal": digest(content)})
     return results_dir / path
 
 
 def read_record(path: Path) -> Record:
-    """Raises StorageError naming the file where it is not a record of a known schema."""
+    """Raises StorageError naming the file where it is not a record of a known schema, as it was written.
+
+    The seal is a hash of the rest: it catches damage and careless edits, not forgery.
+    """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
         if value.get("schema") != SCHEMA:
             raise StorageError(
                 f"The record {path} has schema {value.get('schema')}, this version reads {SCHEMA}. Read it with the "
                 "version that wrote it, or move it away."
+            )
+        seal = value.pop("seal")
+        if seal != digest(value) or not path.stem.endswith(value["key"]):
+            raise StorageError(
+                f"The record {path} is not as it was written (damaged, renamed or edited). Move it away and run again."
             )
         return Record(**{field.name: value[field.name] for field in fields(Record)})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -135,7 +145,7 @@ def read_record(path: Path) -> Record:
 def read_all(results_dir: Path) -> tuple[list[tuple[str, Record]], list[str]]:
     """Every record under the results folder with its relative path, sorted by path; and what could not be read."""
     found, unreadable = [], []
-    for file in sorted((results_dir / "records").glob("*/*/*.json")):
+    for file in sorted((results_dir / "records").glob("*/*/[!.]*.json")):
         try:
             found.append((file.relative_to(results_dir).as_posix(), read_record(file)))
         except StorageError as error:

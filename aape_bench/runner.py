@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from aape_bench import environment, metrics, records
 from aape_bench.audio import TREATMENT
 from aape_bench.cache import EmbeddingEntry, Treatment
-from aape_bench.errors import BenchError, BrokenAudio, DataError, StorageError, UsageError
-from aape_bench.identity import digest, source_digest
+from aape_bench.errors import BenchError, BrokenAudio, DataError, Several, StorageError, UsageError
+from aape_bench.identity import digest, file_digest, source_digest
 from aape_bench.progress import Progress, Silent
 from aape_bench.protocols import code_digest, protocol
 from aape_bench.selection import ModelChoice
@@ -141,7 +141,7 @@ def plan(
         except BenchError as error:
             failures.append(error)
     if not loaded:
-        raise failures[0] if len(failures) == 1 else BenchError("\n".join(map(str, failures)))
+        raise failures[0] if len(failures) == 1 else Several(failures)
     jobs = []
     for data in loaded:
         prints = None if data.unread() else data.fingerprints()
@@ -224,6 +224,8 @@ def _finish(job: Job, options: Options, progress: Progress) -> tuple[Path, bool]
         return path, False
 
     entry = _entry(model, data, prints, options)
+    if damaged := entry.discard_damaged():
+        progress.say(f"{name}: {len(damaged)} cached part(s) were damaged and are computed again.")
     summary = entry.summary() or _embed(model, data, entry, options, progress, name)
     broken = entry.broken()
     if broken and not options.skip_broken:
@@ -263,6 +265,8 @@ def _finish(job: Job, options: Options, progress: Progress) -> tuple[Path, bool]
         progress.say(
             f"Note: {data.task.name}: {evaluation.repeated} clips are, byte for byte, on several sides of splits."
         )
+    for remark in outcome.remarks:
+        progress.say(f"Note: {name}: {remark}")
     return write_result(options.results_dir, evaluation, outcome), True
 
 
@@ -324,6 +328,8 @@ def _existing(
     try:
         record = records.read_record(options.results_dir / path)
     except StorageError:
+        return None
+    if file_digest(options.results_dir / predictions) != record.predictions_sha256:
         return None
     return None if record.task["skipped"] and not options.skip_broken else options.results_dir / path
 

@@ -110,32 +110,29 @@ class PluginChoice(ModelChoice):
 
 @dataclass(frozen=True)
 class HearChoice(ModelChoice):
-    """A HEAR module; it has to be loaded before its rate and identity are known."""
+    """A HEAR module, loaded: its rate and identity cannot be known before."""
 
     module: str
-
-    @cached_property
-    def _encoder(self) -> Encoder:
-        from aape_bench.hear_in import load_hear_encoder
-
-        return load_hear_encoder(self.module, self.path)
+    encoder: Encoder
 
     @property
     def sample_rate(self) -> int:
-        return self._encoder.sample_rate
+        return self.encoder.sample_rate
 
     @cached_property
     def lineage(self) -> str:  # type: ignore[override]
-        from aape_bench.hear_in import hear_identity
+        from aape_bench.hear_in import hear_identity, load_hear_encoder
 
-        return digest({"module": hear_identity(self.module, self._encoder), "weights": self.sha256})
+        # random weights of any seed are one lineage: that of seed 0
+        first = self.encoder if self.weights != "random" else load_hear_encoder(self.module, self.path, 0)
+        return digest({"module": hear_identity(self.module, first), "weights": self.sha256})
 
     @property
     def settings(self) -> dict[str, Any]:
         return {}
 
     def build(self) -> Encoder:
-        return self._encoder
+        return self.encoder
 
 
 def split_names(texts: Iterable[str]) -> list[str]:
@@ -230,13 +227,20 @@ def _choose_hear(module: str, settings: Mapping[str, Any], weights: str, seed: i
         raise UsageError(f'The HEAR module "{module}" has no settings, but "{next(iter(settings))}" is set.')
     if weights == "random":
         raise UsageError(f'The HEAR module "{module}" loads its own weights; --weights random does not fit it.')
-    if weights == "default":
-        return HearChoice(f"hear:{module}", "module", seed, None, None, module)
-    path = Path(weights)
-    if not path.is_file():
-        raise CheckpointError(f"There is no checkpoint {path}. Correct --weights.")
-    sha256 = file_digest(path)
-    return HearChoice(f"hear:{module}@{sha256[:8]}", f"file:{sha256[:8]}", seed, path, sha256, module)
+    from aape_bench.hear_in import draws_weights, load_hear_encoder
+
+    path, sha256 = None, None
+    if weights != "default":
+        path = Path(weights)
+        if not path.is_file():
+            raise CheckpointError(f"There is no checkpoint {path}. Correct --weights.")
+        sha256 = file_digest(path)
+    label = f"hear:{module}" + (f"@{sha256[:8]}" if sha256 else "")
+    encoder = load_hear_encoder(module, path, seed)
+    source = f"file:{sha256[:8]}" if sha256 else "module"
+    if draws_weights(module, encoder, path, seed):
+        source = "random"
+    return HearChoice(label, source, seed, path, sha256, module, encoder)
 
 
 def _config_of_checkpoint(plugin: EncoderPlugin, path: Path, settings: Mapping[str, Any]) -> Any:
@@ -249,13 +253,13 @@ def _config_of_checkpoint(plugin: EncoderPlugin, path: Path, settings: Mapping[s
             f'The checkpoint {path} is of the model "{header.model}", not "{plugin.name}". Name --model {header.model}.'
         )
     owner = f'The model "{plugin.name}"'
-    asked = make_config(plugin.config, settings, owner)
     if not header.config:
-        return asked
+        return make_config(plugin.config, settings, owner)
     try:
         trained = make_config(plugin.config, header.config, f"The checkpoint {path}")
     except UsageError as error:
-        raise CheckpointError(f"{error} It was written by another version; use that one.") from None
+        raise CheckpointError(f"{error} Use the version that wrote the checkpoint.") from None
+    asked = make_config(plugin.config, {**header.config, **settings}, owner)
     for field in fields(plugin.config):
         if field.name not in settings or field.metadata.get("inference"):
             continue
@@ -264,4 +268,4 @@ def _config_of_checkpoint(plugin: EncoderPlugin, path: Path, settings: Mapping[s
                 f"The checkpoint {path} was trained with {field.name}={own}, which --set {field.name}={new} "
                 "contradicts. Leave the setting out, or use other weights."
             )
-    return make_config(plugin.config, {**header.config, **settings}, owner)
+    return asked

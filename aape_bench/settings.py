@@ -119,6 +119,8 @@ def _coerce(value: Any, annotation: Any, where: str) -> Any:
             if str(value).lower() in ("false", "0", "no", "off"):
                 return False
         elif option in (int, float, str):
+            if option is int and isinstance(value, float) and not value.is_integer():
+                continue
             try:
                 number = option(value)
             except (TypeError, ValueError):

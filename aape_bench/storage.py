@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
 import os
 import re
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,22 +79,27 @@ def safe_name(label: str) -> str:
 
 
 def check_writable(folder: Path, option: str) -> None:
-    """Raise StorageError now rather than after an hour of work where `folder` cannot be written.
+    """Raise StorageError now rather than after an hour of work where `folder` cannot be written or made.
 
-    Leaves nothing behind that was not there.
+    Leaves nothing behind.
     """
-    made = [p for p in (folder, *folder.parents) if not p.exists()]
-    probe = folder / f".{secrets.token_hex(8)}.tmp"
+    there = next((place for place in (folder, *folder.parents) if place.exists()), folder)
+    probe = there / f".{secrets.token_hex(8)}.tmp"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         try:
             probe.write_bytes(b"x")
         finally:
             probe.unlink(missing_ok=True)
-            for new in made:
-                new.rmdir()
     except OSError as error:
         raise storage_error(folder, error, f" Choose another folder with {option}.") from error
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete temporary files that a killed run left in `folder`: those older than a day, which no run still writes."""
+    for draft in folder.glob(".*.tmp"):
+        with contextlib.suppress(OSError):
+            if time.time() - draft.stat().st_mtime > 86400:
+                draft.unlink()
 
 
 def storage_error(path: Path, error: OSError, advice: str = "") -> StorageError:

@@ -67,6 +67,13 @@ def broken_files(folder: Path) -> dict[str, tuple[Path, str]]:
     whole = path("truncated", "is truncated")
     soundfile.write(whole, tone(16000, 1.0), 16000)
     whole.write_bytes(whole.read_bytes()[:20000])
+    soundfile.write(path("scaled", "where full scale is 1"), 32768 * tone(16000, 0.5), 16000, subtype="FLOAT")
+    path("raw", "").write_bytes(b"x" * 4000)
+    files["raw"] = (files["raw"][0].rename(folder / "raw.raw"), "no header")
+    for container in ("AIFF", "AU", "W64", "RF64"):
+        cut = path(f"truncated-{container}", "is truncated")
+        soundfile.write(cut, tone(16000, 1.0), 16000, format=container, subtype="PCM_16")
+        cut.write_bytes(cut.read_bytes()[:20000])
     header = path("header-only", "is")
     header.write_bytes(whole.read_bytes()[:30])
     flac = path("truncated-flac", "is")
@@ -76,6 +83,7 @@ def broken_files(folder: Path) -> dict[str, tuple[Path, str]]:
 
 
 NAMES = ["empty", "text", "no-samples", "short", "nan", "infinite", "truncated", "header-only", "truncated-flac"]
+NAMES += ["scaled", "raw", *(f"truncated-{container}" for container in ("AIFF", "AU", "W64", "RF64"))]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -102,3 +110,11 @@ def test_a_wav_of_unknown_length_is_no_truncated_one(tmp_path: Path) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"gone\.wav is missing"):
         read_clip(tmp_path / "gone.wav", 16000, 5.0)
+
+
+@pytest.mark.parametrize("container", ["WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "FLAC", "OGG", "CAF"])
+@pytest.mark.parametrize("samples", [8000, 8001])
+def test_whole_files_of_every_container_are_taken(tmp_path: Path, container: str, samples: int) -> None:
+    file = tmp_path / "clip.wav"
+    soundfile.write(file, tone(16000, 1.0)[:samples], 16000, format=container)
+    assert len(read_clip(file, 16000, 5.0)) == samples

@@ -100,6 +100,31 @@ def test_other_files_are_refused(tmp_path: Path, kind: str, monkeypatch: pytest.
     assert not (tmp_path / "never-run").exists()
 
 
+def test_a_checkpoint_with_nan_weights_is_refused(tmp_path: Path) -> None:
+    choice = select_model("vit", {"blocks": "1"}, "random", 0)
+    encoder = choice.build()
+    with torch.no_grad():
+        next(encoder.parameters()).fill_(float("nan"))
+    save_checkpoint(tmp_path / "a.safetensors", encoder, "vit", choice.settings, {})
+    with pytest.raises(CheckpointError, match=r"a\.safetensors holds NaN"):
+        select_model("vit", {}, str(tmp_path / "a.safetensors"), 0).build()
+
+
+def test_an_inference_setting_that_the_header_lacks_is_applied(tmp_path: Path) -> None:
+    choice = select_model("vit", {"blocks": "1"}, "random", 0)
+    older = {key: value for key, value in choice.settings.items() if key != "pooling"}
+    save_checkpoint(tmp_path / "a.safetensors", choice.build(), "vit", older, {})
+    assert select_model("vit", {"pooling": "cls"}, str(tmp_path / "a.safetensors"), 0).settings["pooling"] == "cls"
+
+
+def test_a_setting_that_only_the_checkpoints_stem_reads_may_be_repeated(tmp_path: Path) -> None:
+    settings = {"stem": "lowpass", "lowpass_taps": "97", "blocks": "1"}
+    choice = select_model("aape", settings, "random", 0)
+    save_checkpoint(tmp_path / "a.safetensors", choice.build(), "aape", choice.settings, {})
+    again = select_model("aape", {"lowpass_taps": "97"}, str(tmp_path / "a.safetensors"), 0)
+    assert again.settings["lowpass_taps"] == 97
+
+
 def test_a_config_of_another_version_is_refused(tmp_path: Path) -> None:
     choice = select_model("vit", {"blocks": "1"}, "random", 0)
     config = {**asdict(choice.config), "spline": 3}  # type: ignore[attr-defined]

@@ -37,6 +37,7 @@ def add(folder: Path, label: str, score: float, **changes: Any) -> None:
         stages={"embed": {"seconds": 1.5}, "fit": {"seconds": 0.25}},
         pretrain_overlap=changes.get("overlap", "unknown"),
         predictions="",
+        predictions_sha256="",
     )
     records.write_record(folder, record)
 

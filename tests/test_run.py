@@ -492,11 +492,18 @@ def test_a_hear_module_whose_code_or_answers_change_is_computed_again(
 @pytest.mark.parametrize(
     ("text", "says"),
     [
+        (HEAR.replace("* model.gain", "* exit()"), "failed in get_scene_embeddings: SystemExit"),
+        (HEAR.replace("* model.gain", "* None"), "failed in get_scene_embeddings: TypeError"),
+        (HEAR.replace("* model.gain", "* 1j"), "not real numbers"),
+        (HEAR.replace("* model.gain", "* model.gain.to(torch.int32)").replace("audio.", "audio.int()."), "failed in"),
         ("x = 1", "is not a HEAR module"),
         ("import nothing_of_the_kind", "needs nothing_of_the_kind"),
         ("raise ValueError('oh')", "cannot be imported: ValueError: oh"),
         (HEAR.replace("22050, 2, 2", "22050, None, 2"), "no whole number scene_embedding_size"),
-        (HEAR.replace("return Model(model_file_path)", "raise OSError('no weights here')"), "could not be loaded"),
+        (
+            HEAR.replace("return Model(model_file_path)", "raise OSError('no weights here')"),
+            "failed in load_model(): OSError: no weights here",
+        ),
         (HEAR.replace("audio.std(1)], 1)", "audio.std(1)], 0)"), "shape (2, 32), not (32, 2)"),
     ],
 )
@@ -542,3 +549,180 @@ def test_logmel_on_real_clips_equals_a_plain_script(cli: Cli, real_data: Path, t
     record = json.loads((tmp_path / "results" / row["record"]).read_text())
     ours = pd.read_csv(tmp_path / "results" / record["predictions"])
     assert list(ours["predicted"]) == list(predicted)
+
+
+RANDOM_HEAR = """
+import itertools, torch
+count = itertools.count(1)
+
+class Model(torch.nn.Module):
+    sample_rate, scene_embedding_size, timestamp_embedding_size = 16000, 4, 4
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(2, 4)
+
+def load_model(model_file_path=""):
+    return Model()
+
+def get_scene_embeddings(audio, model):
+    return model.layer(torch.stack([audio.abs().mean(1), audio.std(1)], 1))
+
+get_timestamp_embeddings = get_scene_embeddings
+"""
+
+
+def test_a_hear_module_with_random_weights_is_marked_and_repeats(
+    cli: Cli, small_esc50: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "random_hear.py").write_text(RANDOM_HEAR)
+    monkeypatch.syspath_prepend(tmp_path)
+    status, _, err = run(cli, small_esc50, "--seed", "0,1", model="hear:random_hear")
+    assert status == 0, err
+    assert "seeded random weights" in err
+    (row,) = rows(tmp_path / "results")
+    assert row["weights"] == "random"
+    assert row["seeds"] == "2"
+    assert "0 results computed, 2 already there" in run(cli, small_esc50, "--seed", "0,1", model="hear:random_hear")[1]
+
+
+def test_our_own_hear_modules_say_that_their_weights_are_random(cli: Cli, small_esc50: Path, tmp_path: Path) -> None:
+    status, _, err = run(cli, small_esc50, model="hear:aape_bench.models.vit")
+    assert status == 0, err
+    (row,) = rows(tmp_path / "results")
+    assert (row["model"], row["weights"]) == ("hear:aape_bench.models.vit", "random")
+
+
+def test_a_hear_module_that_is_another_each_time_is_refused(
+    cli: Cli, small_esc50: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "fickle_hear.py").write_text(
+        RANDOM_HEAR.replace("return Model()", "m = Model()\n    m.layer.bias.data.fill_(next(count))\n    return m")
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    status, _, err = run(cli, small_esc50, model="hear:fickle_hear")
+    assert status == 2
+    assert "another model each time it is loaded" in err
+
+
+@pytest.mark.parametrize("damage", ["values", "columns"])
+def test_damaged_embeddings_are_computed_again(cli: Cli, small_esc50: Path, tmp_path: Path, damage: str) -> None:
+    run(cli, small_esc50)
+    before = contents(tmp_path / "results")
+    (shard,) = (tmp_path / "cache").rglob("*.npy")
+    rows_there = np.load(shard)
+    np.save(shard, rows_there[::-1] if damage == "values" else rows_there[:, :9])
+    for record in (tmp_path / "results" / "records").rglob("*.json"):
+        record.unlink()
+    status, _, err = run(cli, small_esc50)
+    assert status == 0, err
+    assert "1 cached part(s) were damaged and are computed again" in err
+    after = contents(tmp_path / "results")
+    assert {n: c for n, c in after.items() if "predictions" in n} == {
+        n: c for n, c in before.items() if "predictions" in n
+    }
+
+
+@pytest.mark.parametrize("file", ["entry.json", "00000.json", "complete.json"])
+@pytest.mark.parametrize("content", ["", "[]", "{}", "null", '{"batch_size": 0}'])
+def test_a_damaged_cache_says_which_folder_to_delete(
+    cli: Cli, small_esc50: Path, tmp_path: Path, file: str, content: str
+) -> None:
+    run(cli, small_esc50)
+    shutil.rmtree(tmp_path / "results")
+    (path,) = (tmp_path / "cache").rglob(file)
+    path.write_text(content)
+    if file == "entry.json":
+        next((tmp_path / "cache").rglob("*.npy")).unlink()
+    status, _, err = run(cli, small_esc50)
+    assert status == 2
+    assert f"Delete the folder {path.parent}" in err
+    shutil.rmtree(path.parent)
+    assert run(cli, small_esc50)[0] == 0
+
+
+def test_an_edited_record_or_damaged_predictions_are_no_result(cli: Cli, small_esc50: Path, tmp_path: Path) -> None:
+    run(cli, small_esc50)
+    (record,) = (tmp_path / "results").rglob("*.json")
+    score = json.loads(record.read_text())["scores"]["score"]
+    record.write_text(record.read_text().replace(f'"score": {score}', '"score": 0.99'))
+    status, _, err = cli("leaderboard")
+    assert status == 0
+    assert "is not as it was written" in err
+    assert "1 result computed" in run(cli, small_esc50)[1]
+    (predictions,) = (tmp_path / "results").rglob("*.csv.gz")
+    whole = predictions.read_bytes()
+    predictions.write_bytes(whole[:50])
+    assert "1 result computed" in run(cli, small_esc50)[1]
+    assert predictions.read_bytes() == whole
+
+
+def test_a_result_on_other_data_can_be_told_from_the_first(cli: Cli, small_esc50: Path) -> None:
+    run(cli, small_esc50)
+    _spoil_meta(small_esc50, 4, 3, "siren")
+    _, out, _ = run(cli, small_esc50)
+    heads, first, second = out.splitlines()[:3]
+    assert "data" in heads
+    assert first != second
+
+
+def test_pipes_and_devices_are_no_clips(cli: Cli, small_esc50: Path, tmp_path: Path) -> None:
+    """Nothing waits for ever on a file that is none."""
+    clips = sorted((small_esc50 / "esc50" / "audio").iterdir())
+    for clip in clips[:3]:
+        clip.unlink()
+    os.mkfifo(clips[0])
+    clips[1].symlink_to("/dev/zero")
+    clips[2].mkdir()
+    status, *_ = run(cli, small_esc50)
+    assert status == 0
+    (row,) = rows(tmp_path / "results")
+    assert row["partial"] == "42 of 2000"
+    os.mkfifo(tmp_path / "weights")
+    status, _, err = run(cli, small_esc50, "--weights", tmp_path / "weights", model="vit")
+    assert status == 2
+    assert "no regular file" in err
+    meta = small_esc50 / "esc50" / "meta" / "esc50.csv"
+    meta.unlink()
+    os.mkfifo(meta)
+    status, _, err = run(cli, small_esc50)
+    assert status == 2
+    assert "no regular file" in err
+
+
+def test_a_path_that_cannot_be_looked_at_is_named(cli: Cli, small_esc50: Path) -> None:
+    status, out, err = run(cli, small_esc50, "--results-dir", "x" * 300)
+    assert status == 2
+    assert "File name too long" in err
+    assert "Traceback" not in out + err
+
+
+def test_a_finished_run_shows_results_that_are_read_only(
+    cli: Cli, small_esc50: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(cli, small_esc50)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    status, out, _ = run(cli, small_esc50)
+    assert status == 0
+    assert "1 already there" in out
+
+
+def test_a_module_that_changes_the_working_directory_moves_no_result(
+    cli: Cli, small_esc50: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "moving_hear.py").write_text(HEAR.replace("import torch", "import os, torch\nos.chdir('/')", 1))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    status, _, err = run(cli, Path("data"), "--results-dir", "mine", "--cache-dir", "own", model="hear:moving_hear")
+    assert status == 0, err
+    assert (tmp_path / "mine" / "leaderboard.csv").is_file()
+
+
+def test_fits_that_do_not_converge_are_said(cli: Cli, small_esc50: Path, tmp_path: Path) -> None:
+    _, _, err = run(cli, small_esc50, "--protocol-set", "max_iterations=1")
+    assert "fits did not converge" in err
+    (record,) = (tmp_path / "results").rglob("*.json")
+    assert "did not converge" in json.loads(record.read_text())["protocol"]["remarks"][0]

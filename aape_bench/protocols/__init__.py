@@ -32,6 +32,7 @@ class Outcome:
     test: (m,) row positions of the tested clips, ascending. scores: (m, classes) float32, higher is likelier.
     predicted: (m,) class names. fold: (m,) name of the rotation that tested the clip.
     classes: names in the order of the columns.
+    remarks: what a reader of the score should know.
     choices: one entry per rotation in their order, what was tried on validation and what was chosen.
     """
 
@@ -41,6 +42,7 @@ class Outcome:
     scores: npt.NDArray[np.float32]
     classes: list[str]
     choices: list[dict[str, Any]]
+    remarks: list[str]
 
 
 class ProtocolModule(Protocol):

@@ -83,7 +83,10 @@ def fit_predict(
             choices.append(choice)
             advance(1)
     test = np.sort(np.concatenate([rotation.test for rotation in rotations]))
-    return Outcome(test, fold[test].astype(str), predicted[test].astype(str), scores[test], classes, choices)
+    fits = [fit for choice in choices for fit in (*choice["tried"], {"converged": choice["refit_converged"]})]
+    unsolved = sum(not fit["converged"] for fit in fits)
+    remarks = [f"{unsolved} of {len(fits)} fits did not converge in max_iterations."] if unsolved else []
+    return Outcome(test, fold[test].astype(str), predicted[test].astype(str), scores[test], classes, choices, remarks)
 
 
 def _fit_rotation(

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 from aape_bench.errors import UsageError
-from aape_bench.settings import INFERENCE
+from aape_bench.settings import EXECUTION, INFERENCE
 
 Preset = Literal["tiny", "small", "base"]
 Window = Literal["bilateral", "gaussian", "one_sided"]
@@ -25,6 +25,64 @@ _PRESETS = {
     "tiny": {"width": 192, "blocks": 12, "heads": 3, "lambda_width": 32, "lambda_layers": 1},
     "small": {"width": 384, "blocks": 12, "heads": 6, "lambda_width": 64, "lambda_layers": 2},
     "base": {"width": 768, "blocks": 12, "heads": 12, "lambda_width": 64, "lambda_layers": 2},
+}
+
+#: Lowest and highest value of every number: beyond, memory explodes or float32 overflows.
+_LIMITS: dict[str, tuple[float, float]] = {
+    "width": (4, 4096),
+    "blocks": (1, 96),
+    "heads": (1, 4096),
+    "mlp_ratio": (0.01, 64),
+    "norm_eps": (1e-12, 1),
+    "init_std": (1e-6, 10),
+    "position_base": (1, 1e9),
+    "n_mels": (1, 512),
+    "patch_frames": (1, 256),
+    "patch_mels": (1, 512),
+    "clip_frames": (1, 65536),
+    "norm_mean": (-100, 100),
+    "norm_std": (1e-3, 1e3),
+    "kernel_frames": (2, 1024),
+    "modes": (1, 256),
+    "beta_min": (1e-4, math.pi),
+    "beta_max": (1e-4, math.pi),
+    "alpha_min": (1e-4, 10),
+    "alpha_max": (1e-4, 10),
+    "alpha_init": (0.001, 0.999),
+    "lambda_width": (2, 512),
+    "lambda_layers": (1, 24),
+    "lambda_heads": (1, 512),
+    "lambda_mlp_ratio": (0.01, 64),
+    "lambda_head_std": (0, 10),
+    "fusion_rms": (1e-6, 100),
+    "input_rms": (1e-3, 1e3),
+    "energy_eps": (1e-12, 1),
+    "patch_mlp_features": (1, 256),
+    "lowpass_taps": (3, 4097),
+    "lowpass_hz": (0.01, 49.99),
+    "stem_chunk": (1, 1e9),
+}
+_MOST_PARAMETERS = 1e9
+_MOST_TOKENS = 8192  # of one window
+_MOST_KERNEL_VALUES = 16384  # modes times kernel_frames
+
+_KERNEL = ("window", "phase", "scale", "kernel_frames")
+_RANGES = ("beta_min", "beta_max", "alpha_min", "alpha_max", "alpha_init")
+_LAMBDA = ("lambda_width", "lambda_layers", "lambda_heads", "lambda_mlp_ratio", "lambda_head_std")
+_FUSION = ("modes", "fusion_init", "fusion_rms", "input_rms")
+
+#: The settings of AapeConfig that a stem reads, besides those of VitConfig. (`patch_mlp` counts parameters.)
+_READS: dict[str, set[str]] = {
+    "sblu": {*_KERNEL, *_RANGES, *_LAMBDA, *_FUSION, "fusion_features", "energy_eps"},
+    "static": {*_KERNEL, *_RANGES, *_FUSION, "fusion_features", "energy_eps"},
+    "lambda_only": {*_RANGES, *_LAMBDA, *_FUSION},
+    "patch_mlp": {
+        *("lambda_width", "lambda_layers", "lambda_mlp_ratio"),
+        *_FUSION,
+        *("fusion_features", "energy_eps", "patch_mlp_features"),
+    },
+    "lowpass": {"lowpass_taps", "lowpass_hz"},
+    "plain": set(),
 }
 
 _Resolved = TypeVar("_Resolved", bound="VitConfig")
@@ -81,11 +139,9 @@ class VitConfig:
 
     def check(self) -> None:
         """Raise UsageError, naming the setting, where the values cannot work together."""
-        for name in ("width", "blocks", "heads", "n_mels", "patch_frames", "patch_mels", "clip_frames"):
-            _require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}.")
-        for name in ("mlp_ratio", "norm_eps", "init_std", "norm_std"):
-            _require(getattr(self, name) > 0, f"{name} must be above 0, not {getattr(self, name)}.")
-        _require(self.position_base > 1, f"position_base must be above 1, not {self.position_base}.")
+        for name, (lowest, highest) in _LIMITS.items():
+            value = getattr(self, name, lowest)
+            _require(lowest <= value <= highest, f"{name} must lie between {lowest:g} and {highest:g}, not {value}.")
         _require(self.dim % 4 == 0, f"width must be a multiple of 4 for 2-D positions, not {self.width}.")
         _require(self.dim % self.n_heads == 0, f"heads={self.heads} does not divide width={self.width}.")
         _require(
@@ -99,7 +155,24 @@ class VitConfig:
         hops = [10 * frames for frames in range(1, self.patch_frames + 1) if self.patch_frames % frames == 0]
         _require(
             self.timestamp_hop_ms in hops,
-            f"timestamp_hop_ms must be one of {', '.join(map(str, hops))}, not {self.timestamp_hop_ms}.",
+            f"timestamp_hop_ms must be one of {', '.join(map(str, hops))} with patch_frames={self.patch_frames}, not "
+            f"{self.timestamp_hop_ms}.",
+        )
+        _require(
+            self.mlp_ratio * self.dim >= 1,
+            f"mlp_ratio={self.mlp_ratio} leaves the MLP of width={self.width} without a hidden unit.",
+        )
+        parameters = self.dim * (self.depth * (4 + 2 * self.mlp_ratio) * self.dim + self.patch_frames * self.patch_mels)
+        _require(
+            parameters <= _MOST_PARAMETERS,
+            f"width, blocks, mlp_ratio and the patch make about {parameters / 1e6:.0f} million parameters, more than "
+            f"the {_MOST_PARAMETERS / 1e6:.0f} million that are allowed. Make width or blocks smaller.",
+        )
+        tokens = self.clip_frames // self.patch_frames * self.rows
+        _require(
+            tokens <= _MOST_TOKENS,
+            f"clip_frames={self.clip_frames} makes {tokens} tokens of one window, more than the {_MOST_TOKENS} that "
+            "are allowed. Make clip_frames smaller or the patches larger.",
         )
 
     @property
@@ -147,14 +220,18 @@ class AapeConfig(VitConfig):
     fusion_features: (O) "full": Re y, Im y, log energy, log alpha, log beta per mode; "reim": the first two.
     fusion_init:    (O) "scaled" to `fusion_rms`; "zero" only to warm-start from a plain checkpoint, since no
                     gradient then reaches alpha and beta.
-    fusion_rms:     (O) initial RMS of the addition over that of the conv token.
-    input_rms:      (O) RMS of the normalised input for which `fusion_rms` holds: 1/2, by its normalisation.
-    energy_eps:     (O) epsilon under the logarithm of a mode's energy.
+    fusion_rms:     (O) initial RMS of the addition, as far as it varies with the input, over that of the conv
+                    token; less for "lambda_only", whose features hardly vary at first.
+    input_rms:      (O) RMS of the normalised input for which `fusion_rms` holds: 1/2, by its normalisation. Its
+                    square is also the top of the range by which the log energy is scaled.
+    energy_eps:     (O) epsilon under the logarithm of a mode's energy and beside the power that scales Re y, Im y.
     patch_mlp_features: (O) features per frame in the first half of "patch_mlp"; its width is solved for.
     lowpass_taps, lowpass_hz: (O) length and cut-off (-6 dB) of the "lowpass" stem's FIR filter; 3.125 Hz is
                     half the patch rate.
     stem_chunk:     (O) patches whose kernels are in memory at once; changes memory, not results.
     stem_recompute: (O) compute the stem again in backward instead of keeping its activations.
+
+    A setting that the chosen stem does not read is refused unless it has its default.
     """
 
     stem: Literal["sblu", "plain", "static", "lambda_only", "patch_mlp", "lowpass"] = "sblu"
@@ -181,39 +258,63 @@ class AapeConfig(VitConfig):
     patch_mlp_features: int = 4
     lowpass_taps: int = 65
     lowpass_hz: float = 3.125
-    stem_chunk: int = field(default=4096, metadata=INFERENCE)
-    stem_recompute: bool = field(default=False, metadata=INFERENCE)
+    stem_chunk: int = field(default=4096, metadata=EXECUTION)
+    stem_recompute: bool = field(default=False, metadata=EXECUTION)
 
     def check(self) -> None:
         super().check()
-        counts = ("kernel_frames", "modes", "lambda_width", "lambda_layers", "lambda_heads")
-        for name in (*counts, "patch_mlp_features", "stem_chunk"):
-            _require(getattr(self, name) >= 1, f"{name} must be at least 1, not {getattr(self, name)}.")
-        for name in ("lambda_mlp_ratio", "fusion_rms", "input_rms", "energy_eps"):
-            _require(getattr(self, name) > 0, f"{name} must be above 0, not {getattr(self, name)}.")
-        _require(self.lambda_head_std >= 0, f"lambda_head_std must not be negative, not {self.lambda_head_std}.")
+        self._check_effect()
         _require(
-            self.lambda_dim % self.lambda_heads == 0 and self.lambda_dim % 2 == 0,
+            self.lambda_dim % 2 == 0 and (self.stem == "patch_mlp" or self.lambda_dim % self.lambda_heads == 0),
             f"lambda_width must be even and a multiple of lambda_heads={self.lambda_heads}, not {self.lambda_width}.",
         )
         _require(
-            0 < self.beta_min < self.beta_max <= math.pi,
-            "beta_min and beta_max must satisfy 0 < beta_min < beta_max <= pi.",
+            self.lambda_mlp_ratio * self.lambda_dim >= 1,
+            f"lambda_mlp_ratio={self.lambda_mlp_ratio} leaves the Lambda Encoder's MLP without a hidden unit.",
+        )
+        for low, high in (("beta_min", "beta_max"), ("alpha_min", "alpha_max")):
+            _require(
+                getattr(self, high) >= 1.01 * getattr(self, low),
+                f"{low}={getattr(self, low)} must be below {high}={getattr(self, high)}, by at least 1 %.",
+            )
+        _require(
+            not self.measures_energy or 2 * self.energy_eps <= self.input_rms**2,
+            f"energy_eps={self.energy_eps} must be at most half of input_rms={self.input_rms} squared.",
         )
         _require(
-            0 < self.alpha_min < self.alpha_max,
-            "alpha_min and alpha_max must satisfy 0 < alpha_min < alpha_max.",
+            self.modes * self.kernel_frames <= _MOST_KERNEL_VALUES,
+            f"modes={self.modes} times kernel_frames={self.kernel_frames} must be at most {_MOST_KERNEL_VALUES}.",
         )
-        _require(0 < self.alpha_init < 1, f"alpha_init must lie between 0 and 1, not {self.alpha_init}.")
         _require(
             not (self.window == "one_sided" and self.phase == "even"),
             'phase cannot be "even" with window=one_sided: a kernel ending at its centre has no even form.',
         )
         _require(
-            self.lowpass_taps % 2 == 1 and self.lowpass_taps > 2 * self.patch_frames,
+            self.stem != "lowpass" or (self.lowpass_taps % 2 == 1 and self.lowpass_taps > 2 * self.patch_frames),
             f"lowpass_taps must be odd and above {2 * self.patch_frames}, not {self.lowpass_taps}.",
         )
-        _require(0 < self.lowpass_hz < 50, f"lowpass_hz must lie between 0 and 50 Hz, not {self.lowpass_hz}.")
+
+    def _read(self) -> set[str]:
+        """The settings of the stem that decide what it computes."""
+        read = set(_READS[self.stem])
+        if self.fusion_init == "zero":
+            read.discard("fusion_rms")
+            if not self.measures_energy:
+                read.discard("input_rms")  # otherwise it also scales the log energy
+        return read
+
+    def _check_effect(self) -> None:
+        """Refuse what would make another label of the same encoder."""
+        shared, read, preset = {f.name for f in dataclasses.fields(VitConfig)}, self._read(), _PRESETS[self.preset]
+        for setting in dataclasses.fields(self):
+            name, value = setting.name, getattr(self, setting.name)
+            if name == "stem" or name in shared | read or setting.metadata.get("execution"):
+                continue
+            unread_by = "fusion_init=zero" if name in _READS[self.stem] else f"stem={self.stem}"
+            _require(
+                value == (preset[name] if setting.default is None else setting.default),
+                f"{name}={value} has no effect with {unread_by}. Leave it out.",
+            )
 
     @property
     def lambda_dim(self) -> int:
@@ -224,6 +325,11 @@ class AapeConfig(VitConfig):
     def lambda_depth(self) -> int:
         """Layers of the Lambda Encoder of a resolved config."""
         return _filled(self.lambda_layers, "lambda_layers")
+
+    @property
+    def measures_energy(self) -> bool:
+        """Whether the log energy, and with it log alpha and log beta beside Re y and Im y, is a feature."""
+        return self.stem in ("sblu", "static") and self.fusion_features == "full"
 
     @property
     def features_per_mode(self) -> int:

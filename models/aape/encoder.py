@@ -67,6 +67,8 @@ class AapeEncoder(Encoder):
         hop_samples = hop * self.front_end.hop_length
         first = ((patch - 1) * self.front_end.hop_length + self.front_end.frame_length) // 2
         count = torch.clamp((lengths - first).div(hop_samples, rounding_mode="floor") + 1, min=1)
+        # Where a patch is hardly longer than a hop, a moment may lie inside the clip though no frame starts there.
+        count = count.minimum((frames + hop - 1).div(hop, rounding_mode="floor"))
         index = torch.arange(int(count.max()), device=frames.device)
         centre = torch.where(lengths < first, lengths / 2, float(first))[:, None] + hop_samples * index
         real = index < count[:, None]

@@ -75,6 +75,11 @@ def modes_from_logits(logits: Tensor, config: AapeConfig) -> tuple[Tensor, Tenso
     return alpha, beta
 
 
+def initial_modes(config: AapeConfig) -> tuple[Tensor, Tensor]:
+    """alpha and beta, each (modes,), before the Lambda Encoder adds what the input says."""
+    return modes_from_logits(_initial_logits(config), config)
+
+
 def _initial_logits(config: AapeConfig) -> Tensor:
     """(2 modes,): alpha at `alpha_init`, beta at the interior points (i + 1/2) / N of its log range."""
     alpha = torch.full((config.modes,), config.alpha_init)

@@ -6,12 +6,18 @@
 are per patch and mode, in 1/frame and rad/frame. Complex values are pairs (real, imaginary) on axis -2.
 After Yamamoto & Okusa, arXiv 2512.03637.
 
+For even K the kernel's centre lies between two frames, so y lies at n + 1/2 for n = 0 .. 15, not symmetric in
+the patch: at K = 16 it sees 7 frames before n and 8 after, and the log energy changes when a patch is reversed.
+
 Windows w(t) share the -3 dB bandwidth, omega_3 = alpha sqrt(sqrt 2 - 1), of the infinite, continuous-time
 bilateral window (transform 2 alpha / (alpha^2 + omega^2)); each is normalised at K frames afterwards:
 
     bilateral   exp(-alpha |t|)
     gaussian    exp(-t^2 / (2 sigma^2))     sigma = sqrt(ln 2) / omega_3 = 1.294 / alpha
     one_sided   exp(-gamma |t|), t <= 0     gamma = omega_3 = 0.644 alpha
+
+Equal they are for the infinite windows only: cut to K = 16 frames, at alpha = 0.1 (omega_3 = 0.064 rad/frame)
+they are 0.195, 0.179 and 0.180 rad/frame wide.
 """
 
 from __future__ import annotations

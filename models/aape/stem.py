@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from aape_bench.errors import UsageError
 from aape_bench.models.aape.backbone import linear
 from aape_bench.models.aape.config import AapeConfig, VitConfig
-from aape_bench.models.aape.lambda_encoder import LambdaEncoder, StaticLambda
+from aape_bench.models.aape.lambda_encoder import LambdaEncoder, StaticLambda, initial_modes
 from aape_bench.models.aape.sblu import Sblu, without_mean
 from aape_bench.randomness import torch_stream
 
@@ -126,26 +126,68 @@ class AddingStem(Stem):
 
 
 class Fusion(nn.Module):
-    """LayerNorm over a patch's features, then W, which starts with a size relative to the conv token.
+    """A patch's features, each kind on its own scale (O), then W, which starts relative to the conv token.
+
+    The kinds are unlike in size: after one LayerNorm over all, most of the addition would be a constant. The
+    scales are known without data; on real audio most features then vary by about 1 around a mean of about 0:
+
+        Re y, Im y; `patch_mlp`   over their RMS in the patch, `energy_eps` added to the mean square
+        log energy                less the middle of [log energy_eps, log input_rms^2], over its length / sqrt 12
+        log alpha, log beta       less their initial values, over the length of their log range / sqrt 12
+
+    (length / sqrt 12 is the deviation of a uniform draw from a range.) A learned gain and bias per feature
+    follow, as in a LayerNorm.
 
     With zero-mean weights the conv token's RMS is sqrt(2 / (fan in + width)) sqrt(fan in) times the input's
-    (Xavier), and W's output RMS is its own deviation times sqrt(features), normalised features having RMS 1.
+    (Xavier), and W's output RMS is its own deviation times the root of the features' sum of squares. Re, Im,
+    energy and `patch_mlp` count as 1 in that sum, log alpha and log beta as 0: they start within about 0.1 of
+    their centre (`lambda_head_std`). So `fusion_rms` holds for what varies with the input. `lambda_only` has
+    nothing else to count and starts far below `fusion_rms`: a larger W would not make alpha and beta vary more.
     """
+
+    centre: Tensor
+    spread: Tensor
 
     def __init__(self, config: AapeConfig, seed: int) -> None:
         super().__init__()
         features = config.features_per_mode * config.modes
+        centre, spread = _fixed_scales(config)
+        self.by_rms = features - len(centre)
+        self.eps = config.energy_eps
+        self.register_buffer("centre", centre, persistent=False)
+        self.register_buffer("spread", spread, persistent=False)
+        self.gain = nn.Parameter(torch.ones(features))
+        self.bias = nn.Parameter(torch.zeros(features))
         generator = torch_stream(seed, "fusion")
-        self.norm = nn.LayerNorm(features, config.norm_eps)
         self.weight = linear(features, config.dim, generator, bias=False)
         fan_in = config.patch_frames * config.patch_mels
         conv_rms = config.input_rms * math.sqrt(2 * fan_in / (fan_in + config.dim))
         scale = config.fusion_rms * conv_rms if config.fusion_init == "scaled" else 0.0
-        nn.init.normal_(self.weight.weight, std=scale / math.sqrt(features), generator=generator)
+        counted = features if self.by_rms in (0, features) else self.by_rms + config.modes
+        nn.init.normal_(self.weight.weight, std=scale / math.sqrt(counted), generator=generator)
 
     def forward(self, features: Tensor) -> Tensor:
         """(..., features) -> (..., width)."""
-        return self.weight(self.norm(features))  # type: ignore[no-any-return]
+        with torch.autocast(features.device.type, enabled=False):
+            free, fixed = torch.split(features.float(), [self.by_rms, len(self.centre)], dim=-1)
+            power = free.square().sum(dim=-1, keepdim=True) / max(1, self.by_rms)
+            scaled = torch.cat([free * torch.rsqrt(self.eps + power), (fixed - self.centre) / self.spread], dim=-1)
+            scaled = scaled * self.gain + self.bias
+        return self.weight(scaled)  # type: ignore[no-any-return]
+
+
+def _fixed_scales(config: AapeConfig) -> tuple[Tensor, Tensor]:
+    """Centre and spread of the features of fixed scale, which stand last: log energy, log alpha, log beta."""
+    centres, spreads = [torch.empty(0)], [torch.empty(0)]
+    if config.measures_energy:
+        floor, top = math.log(config.energy_eps), 2 * math.log(config.input_rms)
+        centres.append(torch.full((config.modes,), (floor + top) / 2))
+        spreads.append(torch.full((config.modes,), (top - floor) / math.sqrt(12)))
+    if config.measures_energy or config.stem == "lambda_only":
+        centres += [values.log() for values in initial_modes(config)]
+        for lowest, highest in ((config.alpha_min, config.alpha_max), (config.beta_min, config.beta_max)):
+            spreads.append(torch.full((config.modes,), math.log(highest / lowest) / math.sqrt(12)))
+    return torch.cat(centres), torch.cat(spreads)
 
 
 class SbluUnit(nn.Module):

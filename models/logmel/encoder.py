@@ -20,12 +20,17 @@ class LogMelStatistics(Encoder):
         self.timestamp_embedding_size = n_mels
 
     def scene_embeddings(self, audio: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Means, then population standard deviations, over the real frames: (n, 2 * n_mels) float32."""
+        """Means, then population standard deviations, over the real frames: (n, 2 * n_mels) float32.
+
+        Summed in float64: a bin that never changes (an empty filter, silence) has exactly its value as mean and
+        0 as deviation, so that no probe can raise the rounding noise of a clip's length to a feature.
+        """
         log_mel, frames = self.log_mel(audio, lengths)
-        mean = log_mel.sum(dim=1) / frames[:, None]  # frames past the end are 0
-        deviation = (log_mel - mean[:, None]).masked_fill(_past_end(log_mel, frames)[..., None], 0.0)
-        variance = deviation.square().sum(dim=1) / frames[:, None]
-        return torch.cat([mean, variance.sqrt()], dim=1)
+        values, count = log_mel.double(), frames[:, None].double()
+        mean = values.sum(dim=1) / count  # frames past the end are 0
+        deviation = (values - mean[:, None]).masked_fill(_past_end(log_mel, frames)[..., None], 0.0)
+        variance = deviation.square().sum(dim=1) / count
+        return torch.cat([mean, variance.sqrt()], dim=1).float()
 
     def timestamp_embeddings(self, audio: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """One log-mel frame per 10 ms, (n, T, n_mels), and the centres of their 25 ms windows in ms.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import dataclasses
+import importlib.util
 import math
 import subprocess
 import sys
@@ -283,15 +286,101 @@ def test_settings_as_text_make_a_label() -> None:
         ({"alpha_min": 2}, "alpha_min"),
         ({"kernel_frames": 0}, "kernel_frames"),
         ({"window": "one_sided", "phase": "even"}, "phase"),
-        ({"lowpass_taps": 31}, "lowpass_taps"),
+        ({"stem": "lowpass", "lowpass_taps": 31}, "lowpass_taps must be odd"),
         ({"lambda_width": 30}, "lambda_width"),
         ({"stem_chunk": 0}, "stem_chunk"),
         ({"window": "hann"}, "window"),
+        ({"width": 4096, "heads": 16, "blocks": 96}, "million parameters"),
+        ({"clip_frames": 32768}, "tokens of one window"),
+        ({"modes": 256, "kernel_frames": 256}, "modes"),
+        ({"energy_eps": 0.5}, "energy_eps"),
+        ({"stem": "plain", "window": "gaussian", "modes": 4}, "window=gaussian has no effect with stem=plain"),
+        ({"stem": "static", "lambda_width": 64}, "lambda_width=64 has no effect with stem=static"),
+        ({"stem": "lambda_only", "fusion_features": "reim"}, "fusion_features=reim has no effect"),
+        ({"fusion_init": "zero", "fusion_rms": 0.2}, "fusion_rms=0.2 has no effect with fusion_init=zero"),
     ],
 )
 def test_settings_that_cannot_work_are_named(settings: dict[str, Any], named: str) -> None:
     with pytest.raises(UsageError, match=named):
         make_config(aape.AapeConfig, settings, "aape")
+
+
+@pytest.mark.parametrize("value", [0, -1, 1, 3, 1e-9, 0.999, 512, 5000, 10**9, 1e30])
+def test_extreme_numbers_work_or_are_refused_at_once(value: float) -> None:
+    audio = noise(1, 1.0)
+    for stem in STEMS:
+        for setting in dataclasses.fields(aape.AapeConfig):
+            whole = str(setting.type).startswith("int")
+            if not (whole or str(setting.type).startswith("float")) or (whole and value != int(value)):
+                continue
+            settings = {"blocks": 1, "stem": stem, setting.name: int(value) if whole else value}
+            try:
+                model, refusal = encoder(**settings), ""
+            except UsageError as error:
+                refusal = str(error)
+            assert not refusal or setting.name in refusal
+            if refusal:
+                continue
+            with torch.inference_mode():
+                assert torch.isfinite(model.scene_embeddings(audio)).all(), settings
+                assert torch.isfinite(model.timestamp_embeddings(audio)[0]).all(), settings
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"patch_frames": 256, "patch_mels": 128},
+        {"patch_frames": 1, "patch_mels": 128, "timestamp_hop_ms": 10},
+        {"patch_frames": 2, "timestamp_hop_ms": 10, "clip_frames": 16},
+        {"clip_frames": 16},
+        {"n_mels": 16},
+        {"n_mels": 512},
+        {"kernel_frames": 2},
+        {"kernel_frames": 1024},
+        {"modes": 1},
+        {"alpha_min": 9, "alpha_max": 10, "window": "gaussian"},
+        {"alpha_min": 9, "alpha_max": 10, "window": "gaussian", "kernel_frames": 1024},
+        {"alpha_min": 1e-4, "alpha_max": 2e-4, "beta_min": 1e-4, "beta_max": 2e-4, "scale": "zoh"},
+        {"norm_std": 1e-3, "norm_mean": 100, "norm_eps": 1e-12},
+        {"stem": "lowpass", "lowpass_taps": 4097, "lowpass_hz": 49.9},
+        {"stem": "lowpass", "patch_frames": 64, "lowpass_taps": 129},
+        {"patch_frames": 64},
+    ],
+    ids=str,
+)
+def test_unusual_settings_work(settings: dict[str, Any]) -> None:
+    audio = noise(2, 1.0)
+    for seconds in (0.025, 0.1, 1.0):
+        model = encoder(**{"blocks": 1, **settings})
+        with torch.inference_mode():
+            assert torch.isfinite(model.scene_embeddings(audio[:, : int(16000 * seconds)])).all()
+            moments, times = model.timestamp_embeddings(audio[:, : int(16000 * seconds)])
+        assert torch.isfinite(moments).all()
+        assert moments.shape[1] == times.shape[1]
+        assert times.max() <= 1000 * seconds
+
+
+def aape_bench_imports(module: str) -> set[str]:
+    spec = importlib.util.find_spec(module)
+    assert spec is not None
+    assert spec.origin is not None
+    found = set()
+    for node in ast.walk(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("aape_bench"):
+            found.add(str(node.module))
+    return found
+
+
+@pytest.mark.parametrize("plugin", [aape.plugin, vit.plugin], ids=lambda plugin: plugin.name)
+def test_sources_are_all_that_decides_an_embedding(plugin: EncoderPlugin) -> None:
+    """Everything that the encoder's modules import, but for contracts and the plugins that only describe."""
+    contracts = {f"aape_bench.{name}" for name in ("encoder", "errors", "plugin", "settings", "hear_out")}
+    found, left = set(), {"aape_bench.models.aape.encoder", "aape_bench.models.aape.config"}
+    while left:
+        module = left.pop()
+        found.add(module)
+        left |= aape_bench_imports(module) - found - contracts
+    assert found <= {*plugin.sources, plugin.build.__module__}
 
 
 def test_importing_the_plugins_imports_no_torch() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -13,11 +13,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import aape_bench.models.aape.sblu as sblu_module
+from aape_bench.errors import UsageError
 from aape_bench.features import LogMel
 from aape_bench.models.aape import AapeConfig
+from aape_bench.models.aape.config import VitConfig
 from aape_bench.models.aape.stem import AddingStem, Stem, build_stem, lowpass_taps
 from aape_bench.randomness import torch_stream
-from aape_bench.settings import make_config
+from aape_bench.settings import deciding, label_of, make_config
 
 WITHIN_PATCH = [
     {"stem": "sblu"},
@@ -42,6 +44,34 @@ ACROSS_PATCHES = [
 
 def stem(seed: int = 0, **settings: Any) -> Stem:
     return build_stem(make_config(AapeConfig, settings, "aape"), seed)
+
+
+#: Another value for every setting of the stem.
+OTHER: dict[str, Any] = {
+    "window": "gaussian",
+    "phase": "even",
+    "scale": "zoh",
+    "kernel_frames": 9,
+    "modes": 4,
+    "beta_min": 0.3,
+    "beta_max": 3.0,
+    "alpha_min": 0.2,
+    "alpha_max": 0.9,
+    "alpha_init": 0.4,
+    "lambda_width": 64,
+    "lambda_layers": 2,
+    "lambda_heads": 2,
+    "lambda_mlp_ratio": 2.0,
+    "lambda_head_std": 0.1,
+    "fusion_features": "reim",
+    "fusion_init": "zero",
+    "fusion_rms": 0.2,
+    "input_rms": 0.7,
+    "energy_eps": 1e-4,
+    "patch_mlp_features": 8,
+    "lowpass_taps": 97,
+    "lowpass_hz": 5.0,
+}
 
 
 def log_mels(clips: int = 2, steps: int = 5) -> torch.Tensor:
@@ -111,6 +141,66 @@ def test_long_kernels_use_the_rows_frames(window: str) -> None:
         for mode in (0, 1)
     ]
     np.testing.assert_allclose(features[0][step, row].detach().numpy(), expected, atol=1e-5)
+
+
+def refused_or_made(**settings: Any) -> AapeConfig | str:
+    try:
+        return make_config(AapeConfig, settings, "aape")
+    except UsageError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("base", [{}, {"fusion_init": "zero"}, {"fusion_features": "reim"}], ids=str)
+@pytest.mark.parametrize("name", ["sblu", "static", "lambda_only", "patch_mlp", "lowpass", "plain"])
+def test_a_setting_changes_the_stem_or_is_refused(name: str, base: dict[str, Any]) -> None:
+    """Otherwise one encoder would stand on the leaderboard under two names."""
+    stem_fields = {f.name for f in dataclasses.fields(AapeConfig)} - {f.name for f in dataclasses.fields(VitConfig)}
+    assert set(OTHER) == stem_fields - {"stem", "stem_chunk", "stem_recompute"}
+    config = refused_or_made(stem=name, **base)
+    if isinstance(config, str):
+        assert config.endswith(f"has no effect with stem={name}. Leave it out.")
+        return
+
+    def gradient_and_tokens(config: AapeConfig) -> tuple[torch.Tensor, ...]:
+        # With fusion_init=zero the tokens are the plain stem's, but training goes elsewhere.
+        module = build_stem(config, 0)
+        tokens = module(log_mels())
+        tokens.square().sum().backward()
+        return (tokens.detach(), *(p.grad for p in module.parameters() if p.grad is not None))
+
+    reference = gradient_and_tokens(config)
+    for setting, value in OTHER.items():
+        if setting in base:
+            continue
+        other = refused_or_made(**{"stem": name, **base, setting: value})
+        if isinstance(other, str):
+            reasons = (f"stem={name}", "fusion_init=zero")
+            assert other in [f"{setting}={value} has no effect with {reason}. Leave it out." for reason in reasons]
+            # As the default it is welcome: a checkpoint's config names every setting.
+            default = getattr(config, setting)
+            assert make_config(AapeConfig, {"stem": name, **base, setting: default}, "aape") == config
+            changed = build_stem(dataclasses.replace(config, **{setting: value}), 0)
+            assert torch.equal(changed(log_mels()), reference[0])
+        else:
+            found = gradient_and_tokens(other)
+            assert [f.shape for f in found] != [r.shape for r in reference] or any(
+                not torch.equal(f, r) for f, r in zip(found, reference, strict=True)
+            ), setting
+
+
+@pytest.mark.parametrize("preset", ["tiny", "small", "base"])
+def test_a_resolved_config_is_its_own_text(preset: str) -> None:
+    for name in ("sblu", "static", "lambda_only", "patch_mlp", "lowpass", "plain"):
+        config = make_config(AapeConfig, {"stem": name, "preset": preset}, "aape")
+        assert make_config(AapeConfig, dataclasses.asdict(config), "aape") == config
+        as_text = {key: str(value) for key, value in dataclasses.asdict(config).items()}
+        assert make_config(AapeConfig, as_text, "aape") == config
+
+
+def test_what_only_costs_is_in_no_label() -> None:
+    config, other = (make_config(AapeConfig, s, "aape") for s in ({}, {"stem_chunk": 16, "stem_recompute": True}))
+    assert label_of("aape", other) == "aape"
+    assert deciding(other) == deciding(config)
 
 
 @pytest.mark.parametrize(
@@ -212,14 +302,61 @@ def test_patch_mlp_matches_the_sblu_stem(preset: str) -> None:
     assert 0.9 < (flops(mlp) - flops(plain)) / (flops(sblu) - flops(plain)) < 1.1
 
 
-def test_addition_is_a_tenth_of_the_conv_token_on_real_audio(real_data: Path) -> None:
+@pytest.fixture(scope="module", params=["real", "noise"])
+def inputs(request: pytest.FixtureRequest) -> tuple[str, torch.Tensor]:
+    """Normalised log-mels (20, 1, 496, 128) of ESC-50 clips, or of white noise from -60 to -20 dB."""
+    if request.param == "real":
+        folder = request.getfixturevalue("real_data") / "esc50" / "audio"
+        paths = sorted(folder.glob("*.wav"))[::5]
+        audio = torch.stack([torch.from_numpy(soundfile.read(p, dtype="float32", frames=79760)[0]) for p in paths])
+    else:
+        audio = torch.randn(20, 79760, generator=torch_stream(0, "test")) * torch.logspace(-3, -1, 20)[:, None]
     config = make_config(AapeConfig, {}, "aape")
-    for path in sorted((real_data / "esc50" / "audio").glob("*.wav"))[:4]:
-        audio, _ = soundfile.read(path, dtype="float32", frames=32000)
-        log_mel, _ = LogMel()(torch.from_numpy(audio)[None])
-        x = (log_mel[:, None, :192] - config.norm_mean) / (2 * config.norm_std)
-        token, both = stem(stem="plain")(x), stem()(x)
-        assert 0.03 < (both - token).square().mean().sqrt() / token.square().mean().sqrt() < 0.3
+    log_mel, _ = LogMel()(audio)
+    return request.param, (log_mel[:, None, :496] - config.norm_mean) / (2 * config.norm_std)
+
+
+def additions(x: torch.Tensor, **settings: Any) -> tuple[float, float]:
+    """RMS of the addition, and of it less its mean over clips and time steps, over the conv token's."""
+    with torch.inference_mode():
+        token = stem(stem="plain")(x)
+        addition = stem(**settings)(x) - token
+        varying = addition - addition.mean(dim=(0, 1))
+        size = token.square().mean().sqrt()
+        return float(addition.square().mean().sqrt() / size), float(varying.square().mean().sqrt() / size)
+
+
+def test_what_varies_in_the_addition_is_near_a_tenth_of_the_conv_token(inputs: tuple[str, torch.Tensor]) -> None:
+    """The input's RMS is 0.71 on these clips and 0.49 on this noise, where `fusion_rms` counts on 0.5."""
+    kind, x = inputs
+    low, high = {"real": (0.06, 0.075), "noise": (0.075, 0.11)}[kind]
+    for settings in WITHIN_PATCH + ACROSS_PATCHES:
+        if settings["stem"] in ("sblu", "static", "patch_mlp"):
+            total, varying = additions(x, **settings)
+            assert low < varying < high, settings
+            assert varying > 0.8 * total, settings
+
+
+def test_compared_stems_start_alike(inputs: tuple[str, torch.Tensor]) -> None:
+    _, x = inputs
+    compared: list[dict[str, Any]] = [{"stem": "static"}, {"stem": "patch_mlp"}, {"fusion_features": "reim"}]
+    _, sblu = additions(x, stem="sblu")
+    for settings in compared:
+        assert additions(x, **settings)[1] == pytest.approx(sblu, rel=0.25), settings
+
+
+def test_lambda_alone_starts_small(inputs: tuple[str, torch.Tensor]) -> None:
+    """alpha and beta hardly move at the start, and the fusion does not blow up what they do."""
+    total, varying = additions(inputs[1], stem="lambda_only")
+    assert 0.002 < varying <= total < 0.012
+
+
+def test_a_single_mode_adds_as_much_as_many(inputs: tuple[str, torch.Tensor]) -> None:
+    for settings in ({}, {"fusion_features": "reim"}, {"window": "one_sided"}):
+        _, many = additions(inputs[1], **settings)
+        total, varying = additions(inputs[1], modes=1, **settings)
+        assert varying == pytest.approx(many, rel=0.2)
+        assert varying > 0.8 * total
 
 
 def test_lowpass_passes_below_and_stops_above_its_cut_off() -> None:

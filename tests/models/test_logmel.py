@@ -55,8 +55,9 @@ def test_sizes_follow_the_setting() -> None:
         moments, _ = encoder.timestamp_embeddings(noise(2, 8000))
         assert scene.shape == (2, 2 * n_mels) == (2, encoder.scene_embedding_size)
         assert moments.shape == (2, 48, n_mels) == (2, 48, encoder.timestamp_embedding_size)
-    with pytest.raises(UsageError):
-        logmel(n_mels=0)
+    for n_mels in (0, -1, 513, 10**9):
+        with pytest.raises(UsageError, match="1 to 512 filters"):
+            logmel(n_mels=n_mels)
 
 
 def test_padded_clip_equals_the_clip_alone() -> None:
@@ -78,6 +79,22 @@ def test_padded_clip_equals_the_clip_alone() -> None:
 def test_times_are_the_centres_of_the_frames() -> None:
     _, times = logmel().timestamp_embeddings(noise(1, 16000))
     np.testing.assert_allclose(times[0].numpy(), 12.5 + 10.0 * np.arange(98), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("samples", [400, 4000, 16001, 48123, 79999, 80000, 160000, 333333])
+def test_a_bin_that_never_changes_is_exactly_constant(samples: int) -> None:
+    """Bin 3 of 128 stays at the floor; one ulp more would be a feature after a probe's standardisation."""
+    encoder = logmel()
+    audio = torch.nn.functional.pad(noise(1, samples), (0, 777 + samples % 5000))
+    alone = encoder.scene_embeddings(audio[:, :samples])
+    together = encoder.scene_embeddings(audio.expand(2, -1), torch.tensor([samples, audio.shape[1]]))
+    frame = encoder.timestamp_embeddings(audio[:, :samples])[0][0, 0, 3]
+    for scene in (alone[0], together[0], together[1]):
+        assert scene[3] == frame
+        assert scene[128 + 3] == 0
+    silence = encoder.scene_embeddings(torch.zeros(1, samples))
+    assert torch.all(silence[:, :128] == frame)
+    assert torch.all(silence[:, 128:] == 0)
 
 
 def test_one_frame_has_no_deviation() -> None:

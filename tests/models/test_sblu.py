@@ -196,6 +196,32 @@ def test_long_kernels_peak_at_beta(window: str, beta: float) -> None:
     assert omegas[response.argmax()] == pytest.approx(beta, abs=2e-3)
 
 
+@pytest.mark.parametrize(("window", "width"), [("bilateral", 0.195), ("gaussian", 0.179), ("one_sided", 0.180)])
+def test_bandwidths_are_equal_before_truncation_only(window: str, width: float) -> None:
+    def bandwidth(frames: int) -> float:
+        alpha, beta = (torch.tensor(value, dtype=torch.float64) for value in (0.1, 1e-12))
+        window_values = kernels(alpha, beta, frames, window)[0].numpy()  # type: ignore[arg-type]
+
+        def fall(omega: float) -> float:
+            response = abs(window_values @ np.exp(-1j * omega * np.arange(frames)))
+            return float(response / window_values.sum() - math.sqrt(0.5))
+
+        return float(scipy.optimize.brentq(fall, 0.0, 0.25))
+
+    assert bandwidth(1024) == pytest.approx(0.1 * math.sqrt(math.sqrt(2) - 1), rel=1e-3)
+    assert bandwidth(16) == pytest.approx(width, abs=6e-4)
+
+
+def test_a_reversed_patch_has_other_energies_for_even_kernels_only() -> None:
+    signal = torch.randn(4, 8, 16, 16, generator=torch_stream(0, "test"))
+    alpha, beta = torch.full((1, 8, 16), 0.3), torch.linspace(0.2, 3.1, 16).expand(1, 8, 16)
+    for frames in (9, 16):
+        sblu = Sblu(make_config(AapeConfig, {"kernel_frames": frames}, "aape"), seed=0)
+        forward, backward = (sblu.features(s, alpha, beta)[..., 32:48] for s in (signal, signal.flip(2)))
+        difference = float((forward - backward).detach().abs().max())
+        assert difference < 1e-4 if frames == 9 else difference > 0.01
+
+
 def beta_gradient(window: str, frames: int) -> float:
     """|d|y| / d beta| in float64: y the response at the centre to exp(j omega (k - c)) at 10 Hz, beta at 45 Hz,
     alpha 0.2, the kernel scaled to 1 at its centre (not to unit norm)."""
