@@ -123,11 +123,6 @@ def run(
     from aape_bench import environment, runner, selection
     from aape_bench.settings import split_assignments
 
-    models = selection.select_models(model, split_assignments(";".join(set_ or [])), weights, _seeds(seed))
-    tasks = selection.select_tasks(task)
-    protocols = runner.choose_protocols(
-        selection.split_names(protocol), split_assignments(";".join(protocol_set or []))
-    )
     options = runner.Options(
         # absolute: a foreign module may change the working directory
         data_dir=(data_dir or environment.default_folder("data")).absolute(),
@@ -137,6 +132,11 @@ def run(
         skip_broken=skip_broken,
         device=environment.resolve_device(device),
         batch_size=batch_size,
+    )
+    models = selection.select_models(model, split_assignments(";".join(set_ or [])), weights, _seeds(seed))
+    tasks = selection.select_tasks(task)
+    protocols = runner.choose_protocols(
+        selection.split_names(protocol), split_assignments(";".join(protocol_set or []))
     )
     jobs, failures = runner.plan(models, tasks, protocols, options)
     console.print_notices(jobs)

@@ -55,10 +55,8 @@ def load_hear_encoder(name: str, weights: Path | None, seed: int) -> Encoder:
     from aape_bench.encoder import Encoder
 
     module = import_hear_module(name)
-    with (
-        torch.random.fork_rng(devices=[]),
-        _blamed(name, f"loading it {f'with {weights}' if weights else ''}".rstrip()),
-    ):
+    doing = f"load_model({weights})" if weights else "load_model()"
+    with torch.random.fork_rng(devices=[]), _blamed(name, doing):
         torch.manual_seed(seed)
         model: Any = module.load_model(str(weights)) if weights is not None else module.load_model()
     sizes = {}

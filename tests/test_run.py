@@ -710,8 +710,9 @@ def test_a_finished_run_shows_results_that_are_read_only(
     assert "1 already there" in out
 
 
+@pytest.mark.usefixtures("small_esc50")
 def test_a_module_that_changes_the_working_directory_moves_no_result(
-    cli: Cli, small_esc50: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "moving_hear.py").write_text(HEAR.replace("import torch", "import os, torch\nos.chdir('/')", 1))
     monkeypatch.syspath_prepend(tmp_path)
