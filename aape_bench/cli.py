@@ -235,7 +235,7 @@ def plot(
 
 def main() -> None:
     """Entry point of the command `aape-bench`."""
-    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+    for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
         signal.signal(number, _stop)
     try:
         app()
@@ -252,15 +252,20 @@ def main() -> None:
             raise
         where = error.filename or "The output"
         _fail([f"{where} cannot be used: {error.strerror}. Check the path and its permissions."])
-    except KeyboardInterrupt:
+    except _Stopped as stopped:
         typer.echo("aape-bench: stopped. The same command goes on from here.", err=True)
-        sys.exit(130)
+        sys.exit(128 + stopped.number)
+
+
+class _Stopped(BaseException):
+    """A signal asked for the end; no Exception, so that nobody on the way out takes it for a failure."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
 
 
 def _stop(number: int, _: object) -> None:
-    """Leave as after Ctrl-C, so that nothing half-written stays."""
-    typer.echo("aape-bench: stopped. The same command goes on from here.", err=True)
-    sys.exit(128 + number)
+    raise _Stopped(number)
 
 
 def _fail(paragraphs: Sequence[str]) -> None:

@@ -60,3 +60,19 @@ def test_killed_runs_continue_to_the_same_bytes(small_esc50: Path, tmp_path: Pat
     assert len(predictions(whole)) == 2
     assert predictions(cut) == predictions(whole)
     assert leaderboard(cut) == leaderboard(whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_run_that_is_asked_to_stop_leaves_nothing_half_written(
+    small_esc50: Path, tmp_path: Path, number: signal.Signals, status: int
+) -> None:
+    process = start(small_esc50, tmp_path)
+    while process.poll() is None and not list(tmp_path.rglob("entry.json")):
+        time.sleep(0.001)
+    process.send_signal(number)
+    _, said = process.communicate()
+    assert process.returncode == status, said
+    assert "The same command goes on from here" in said
+    assert "Traceback" not in said
+    assert not list(tmp_path.rglob("*.tmp"))
