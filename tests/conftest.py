@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import runpy
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -79,11 +80,14 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         from aape_bench.cli import main
 
         monkeypatch.setattr(sys, "argv", ["aape-bench", *map(str, arguments)])
+        interrupt = signal.getsignal(signal.SIGINT)
         try:
             main()
             status = 0
         except SystemExit as stop:
             status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        finally:
+            signal.signal(signal.SIGINT, interrupt)  # pytest's own
         out = capsys.readouterr()
         return status, out.out, out.err
 
