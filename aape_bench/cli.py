@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -31,23 +30,25 @@ ResultsDir = Annotated[
     Optional[Path],  # noqa: UP045  (Typer on Python 3.11 reads Optional)
     typer.Option("--results-dir", help="Where records are (default: ./results).", show_default=False),
 ]
-OneName = Annotated[
-    Optional[str],  # noqa: UP045
-    typer.Argument(help="Say all about this one.", show_default=False),
-]
 Published = Annotated[bool, typer.Option("--published", help="Add numbers published by others, marked as such.")]
 
 
-def _model_names() -> list[str]:
+def _complete_models(incomplete: str) -> list[str]:
     from aape_bench import registry
 
-    return registry.model_names()
+    return _continued(incomplete, registry.model_names())
 
 
-def _task_names() -> list[str]:
+def _complete_tasks(incomplete: str) -> list[str]:
     from aape_bench import registry
 
-    return registry.task_names()
+    return _continued(incomplete, registry.task_names())
+
+
+def _continued(incomplete: str, names: Sequence[str]) -> list[str]:
+    """Names that go on from what follows the last comma."""
+    before, comma, last = incomplete.rpartition(",")
+    return [before + comma + name for name in names if name.startswith(last)]
 
 
 def _version(value: bool) -> None:
@@ -79,13 +80,13 @@ def run(
         typer.Option(
             "--model",
             "-m",
-            autocompletion=_model_names,
+            autocompletion=_complete_models,
             help="NAME, NAME{key=value;...}, hear:MODULE, glob or 'all'; repeat, or commas.",
         ),
     ],
     task: Annotated[
         list[str],
-        typer.Option("--task", "-t", autocompletion=_task_names, help="NAME, glob, all; repeat."),
+        typer.Option("--task", "-t", autocompletion=_complete_tasks, help="NAME, glob, all; repeat."),
     ],
     protocol: Annotated[list[str], typer.Option("--protocol", "-p", help="How embeddings are judged.")] = ["linear"],  # noqa: B006
     set_: Annotated[
@@ -160,7 +161,12 @@ def run(
 
 
 @app.command(name="models", epilog="Examples:\n\n  aape-bench models\n\n  aape-bench models aape")
-def list_models(name: OneName = None) -> None:
+def list_models(
+    name: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Argument(autocompletion=_complete_models, help="Say all about this one.", show_default=False),
+    ] = None,
+) -> None:
     """List the encoders that are installed, or the settings of one."""
     from aape_bench import registry
     from aape_bench.settings import describe
@@ -177,7 +183,12 @@ def list_models(name: OneName = None) -> None:
 
 
 @app.command(name="tasks", epilog="Examples:\n\n  aape-bench tasks\n\n  aape-bench tasks esc50")
-def list_tasks(name: OneName = None) -> None:
+def list_tasks(
+    name: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Argument(autocompletion=_complete_tasks, help="Say all about this one.", show_default=False),
+    ] = None,
+) -> None:
     """List the tasks that are installed, or say all about one."""
     from aape_bench import registry
 
@@ -236,17 +247,14 @@ def plot(
 def main() -> None:
     """Entry point of the command `aape-bench`."""
     for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
-        signal.signal(number, _stop)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, and jobs in the background, stay as they were
+            signal.signal(number, _stop)
     try:
         app()
-        sys.stdout.flush()
     except Several as error:
         _fail([str(one) for one in error.failures])
     except BenchError as error:
         _fail([str(error)])
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would complain again at its end
-        sys.exit(141)
     except OSError as error:
         if error.filename is None and error.errno not in (errno.ENOSPC, errno.EIO):
             raise
@@ -305,11 +313,11 @@ def _show_board(
     board, remarks = leaderboard(folder)
     if published:
         board = with_published(board)
+    files = write_leaderboard(folder, board)  # before anything is printed: the reader of a pipe may leave early
     if not quiet:
         cells = zip(board["model"], board["task"], board["protocol"], strict=True)
         console.print_board(board if asked is None else board[[cell in asked for cell in cells]])
     console.print_remarks(remarks)
-    files = write_leaderboard(folder, board)
     typer.echo(f"Wrote {files[0]} and {files[1]}.")
 
 

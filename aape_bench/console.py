@@ -65,7 +65,12 @@ def print_board(board: pd.DataFrame) -> None:
 
     several = board.duplicated(["model", "task", "protocol"], keep=False) & (board["source"] == "ours")
     fits = not sys.stdout.isatty() or shutil.get_terminal_size().columns >= WIDE_ENOUGH
-    columns = [c for c in HEADINGS if (fits or c in NARROW) and (c != "data" or several.any())]
+    needed = set(NARROW)
+    if board.duplicated(["model", "task"]).any():
+        needed |= {"protocol", "metric"}
+    if several.any():
+        needed.add("data")
+    columns = [c for c in HEADINGS if c in needed or (fits and c != "data")]
     shown = board.astype(object).where(board.notna(), None)
     rows = []
     for row in shown.to_dict("records"):

@@ -63,7 +63,7 @@ class ContentMemory:
         if self._known is None:
             self._known = {}
             if self.file.is_file():
-                for line in self.file.read_text(encoding="utf-8", errors="replace").splitlines():
+                for line in self.file.read_text(encoding="utf-8", errors="replace").split("\n"):
                     fields = line.split(" ", 4)
                     # the closing mark tells a whole line from one that a crash cut short
                     if len(fields) == 5 and fields[4].endswith("\t.") and all(f.isdecimal() for f in fields[1:4]):

@@ -114,12 +114,10 @@ def _blamed(name: str, doing: str) -> Iterator[None]:
 
 
 def draws_weights(name: str, encoder: Encoder, weights: Path | None, seed: int) -> bool:
-    """Whether the module draws (some of) its weights at random: loaded with another seed, it is another model.
+    """Whether the module draws (some of) its weights from torch's seed: loaded with another, it is another model.
 
     Raises ModelError where it is another one with the same seed too, since its results could not be repeated.
     """
-    if getattr(encoder.model, "random_weights", False):  # our own encoders say so
-        return True
     identity = hear_identity(name, encoder)
     if hear_identity(name, load_hear_encoder(name, weights, seed + 1)) == identity:
         return False
@@ -134,23 +132,30 @@ def draws_weights(name: str, encoder: Encoder, weights: Path | None, seed: int) 
 def hear_identity(name: str, encoder: Encoder) -> str:
     """Hash of what decides a loaded HEAR module's embeddings, as far as it can be seen.
 
-    All Python code of its top-level package and that package's version; its parameters and buffers as loaded;
-    and, for a model that has none (another framework's), its embeddings of two fixed clips, to three digits.
+    All Python code of the packages on its dotted path, and the version of the first; its parameters and buffers as
+    loaded; and, for a model that has none (another framework's), its embeddings of two fixed clips, to three digits.
     """
-    module = importlib.import_module(name)
-    top = importlib.import_module(name.partition(".")[0])
-    package = Path(top.__file__).parent if hasattr(top, "__path__") and top.__file__ else None
-    code = files_digest(sorted(package.rglob("*.py")), package) if package else source_digest([module.__name__])
     state = encoder.state_dict()
     return digest(
         {
             "hear": name,
-            "code": code,
-            "version": _package_version(top.__name__),
+            "code": _code_of(name),
+            "version": _package_version(name.partition(".")[0]),
             "state": _state_digest(state) if state else None,
             "answers": None if state else _answers_digest(encoder),
         }
     )
+
+
+def _code_of(name: str) -> dict[str, str]:
+    parts = name.split(".")
+    found = {name: source_digest([name])}
+    for depth in range(1, len(parts) + 1):
+        package = ".".join(parts[:depth])
+        # a package's parts may lie anywhere (editable installs), so every folder that it names is looked into
+        for at, folder in enumerate(getattr(importlib.import_module(package), "__path__", [])):
+            found[f"{package} {at}"] = files_digest(sorted(Path(folder).rglob("*.py")), Path(folder))
+    return found
 
 
 def _package_version(top: str) -> list[str]:
@@ -158,11 +163,14 @@ def _package_version(top: str) -> list[str]:
     return sorted(f"{distribution} {version(distribution)}" for distribution in set(found))
 
 
-def _state_digest(state: Mapping[str, Tensor]) -> str:
+def _state_digest(state: Mapping[str, Any]) -> str:
     import torch
 
     total = hashlib.sha256()
     for name, tensor in state.items():
+        if not isinstance(tensor, torch.Tensor):  # a module's extra state
+            total.update(f"{name} {tensor!r}".encode())
+            continue
         total.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return total.hexdigest()

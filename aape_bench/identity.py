@@ -61,15 +61,24 @@ def _code_digest(file: Path) -> str:
         tree = ast.parse(file.read_bytes())
     except (SyntaxError, ValueError):
         return file_digest(file)  # an extension module, say: every byte counts
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and _is_text(body[0].value):
-            node.body = body[1:] or [ast.Pass()]  # type: ignore[attr-defined]
-    return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()
+    return digest(_code_tree(tree))
 
 
-def _is_text(node: ast.expr) -> bool:
-    return isinstance(node, ast.Constant) and isinstance(node.value, str)
+def _code_tree(node: Any) -> Any:
+    """A syntax tree as plain lists, less docstrings and whatever is empty: equal in every Python version."""
+    if isinstance(node, list):
+        return [_code_tree(item) for item in node]
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = {name: value for name, value in ast.iter_fields(node) if value not in (None, []) and name != "ctx"}
+    if _begins_with_text(fields.get("body")):
+        fields["body"] = fields["body"][1:]
+    return [type(node).__name__, *([name, _code_tree(value)] for name, value in sorted(fields.items()))]
+
+
+def _begins_with_text(body: Any) -> bool:
+    first = body[0] if isinstance(body, list) and body else None
+    return isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str)
 
 
 def _plain(value: Any) -> Any:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from aape_bench.errors import StorageError
 from aape_bench.metrics import bootstrap_accuracy, interval
 from aape_bench.records import Record, read_all, read_predictions
 from aape_bench.storage import write_text
@@ -46,7 +47,7 @@ def leaderboard(results_dir: Path) -> tuple[pd.DataFrame, list[str]]:
         for path, record in records:
             if record.lineage == newest.lineage:
                 by_seed.setdefault(record.seed, (path, record))
-        rows.append(_row(results_dir, by_seed))
+        rows.append(_row(results_dir, by_seed, remarks))
         if older := len(records) - len(by_seed):
             remarks.append(
                 f"{newest.model['label']} on {newest.task['name']}: {older} older record(s) of other code, settings or "
@@ -126,12 +127,16 @@ def write_leaderboard(results_dir: Path, board: pd.DataFrame) -> tuple[Path, Pat
     return paths
 
 
-def _row(results_dir: Path, by_seed: dict[int, tuple[str, Record]]) -> dict[str, Any]:
+def _row(results_dir: Path, by_seed: dict[int, tuple[str, Record]], remarks: list[str]) -> dict[str, Any]:
     ordered = [by_seed[seed] for seed in sorted(by_seed)]
     path, first = ordered[0]
     records = [record for _, record in ordered]
     scores = [record.scores["score"] for record in records]
-    low, high = _interval(results_dir, records)
+    try:
+        low, high = _interval(results_dir, records)
+    except StorageError as error:
+        low, high = None, None
+        remarks.append(str(error))
     return {
         "model": first.model["label"],
         "task": first.task["name"],
@@ -172,7 +177,7 @@ def _interval(results_dir: Path, records: list[Record]) -> tuple[float | None, f
     if len(records) == 1:
         own = records[0].scores["interval"]
         return (own["low"], own["high"]) if own else (None, None)
-    tables = [read_predictions(results_dir / record.predictions) for record in records]
+    tables = [read_predictions(results_dir, record) for record in records]
     first = tables[0]
     if any(not table["id"].equals(first["id"]) for table in tables):
         return None, None  # seeds that skipped different broken clips have no common resamples

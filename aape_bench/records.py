@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aape_bench.errors import StorageError
-from aape_bench.identity import digest
+from aape_bench.identity import digest, file_digest
 from aape_bench.storage import atomic_write, safe_name, write_json
 
 SCHEMA = 1
@@ -95,17 +95,20 @@ def write_predictions(
         target.write(packed.getvalue())
 
 
-def read_predictions(path: Path) -> Any:
-    """The predictions as a DataFrame: id, fold, group (None where there is none), truth, predicted, score:<class>."""
+def read_predictions(results_dir: Path, record: Record) -> Any:
+    """A record's predictions as a DataFrame: id, fold, group (or None), truth, predicted, score:<class>.
+
+    Raises StorageError where they are missing or are not those that the record was written with.
+    """
     import pandas as pd
 
-    text = {"id": str, "fold": str, "group": str, "truth": str, "predicted": str}
-    try:
-        table = pd.read_csv(path, dtype=text, keep_default_na=False)
-    except (OSError, EOFError, ValueError) as error:
+    path = results_dir / record.predictions
+    if not path.is_file() or file_digest(path) != record.predictions_sha256:
         raise StorageError(
-            f"The predictions {path} cannot be read ({error}). Delete the record that names them and run again."
-        ) from None
+            f"The predictions {path} are missing or not as they were written. Run the command that made them again."
+        )
+    text = {"id": str, "fold": str, "group": str, "truth": str, "predicted": str}
+    table = pd.read_csv(path, dtype=text, keep_default_na=False)
     table["group"] = pd.Series([value or None for value in table["group"]], dtype=object)
     return table
 

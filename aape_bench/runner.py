@@ -148,7 +148,7 @@ def plan(
         for model in models:
             for chosen in protocols:
                 jobs.append(Job(model, data, chosen, _action(model, data, chosen, prints, options)))
-    # one model after the other, so that a model is in memory once
+    # one model after the other: a plugin's weights are in memory for its own jobs only
     return sorted(jobs, key=lambda job: models.index(job.model)), failures
 
 
@@ -305,7 +305,7 @@ def _reader(model: ModelChoice, data: TaskData, encoder: Encoder | None) -> Clip
 
 
 def _treatment(model: ModelChoice, options: Options) -> Treatment:
-    code = source_digest(["aape_bench.audio", "aape_bench.clips", "aape_bench.embed"])
+    code = source_digest([f"aape_bench.{name}" for name in ("audio", "containers", "clips", "embed")])
     return Treatment(model.sample_rate, TREATMENT, code, device=options.device)
 
 

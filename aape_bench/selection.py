@@ -44,6 +44,11 @@ class ModelChoice:
         raise NotImplementedError
 
     @property
+    def draws_from_seed(self) -> bool:
+        """Whether another seed makes other weights."""
+        return self.weights == "random"
+
+    @property
     def lineage(self) -> str:
         """Hash of everything that decides the embeddings of given audio, but the seed of random weights."""
         raise NotImplementedError
@@ -51,7 +56,7 @@ class ModelChoice:
     @property
     def identity(self) -> str:
         """Hash of everything that decides the embeddings of given audio."""
-        return digest({"lineage": self.lineage, "seed": self.seed if self.weights == "random" else None})
+        return digest({"lineage": self.lineage, "seed": self.seed if self.draws_from_seed else None})
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -114,6 +119,11 @@ class HearChoice(ModelChoice):
 
     module: str
     encoder: Encoder
+    seeded: bool
+
+    @property
+    def draws_from_seed(self) -> bool:
+        return self.seeded
 
     @property
     def sample_rate(self) -> int:
@@ -124,7 +134,7 @@ class HearChoice(ModelChoice):
         from aape_bench.hear_in import hear_identity, load_hear_encoder
 
         # random weights of any seed are one lineage: that of seed 0
-        first = self.encoder if self.weights != "random" else load_hear_encoder(self.module, self.path, 0)
+        first = load_hear_encoder(self.module, self.path, 0) if self.seeded else self.encoder
         return digest({"module": hear_identity(self.module, first), "weights": self.sha256})
 
     @property
@@ -170,10 +180,11 @@ def select_models(
     if weights not in ("default", "random") and len({name for name, _ in specs}) > 1:
         raise UsageError("--weights FILE fits one model, but several are named. Give each its own: NAME{weights=FILE}.")
     choices: dict[tuple[str, int], ModelChoice] = {}
-    for name, own in specs:
+    # absolute before the first foreign module is loaded, which may change the working directory
+    files = [_absolute(own.pop("weights", weights)) for _, own in specs]
+    for (name, own), file in zip(specs, files, strict=True):
         for seed in seeds:
-            rest_of = {key: value for key, value in own.items() if key != "weights"}
-            choice = select_model(name, rest_of, own.get("weights", weights), seed)
+            choice = select_model(name, own, file, seed)
             choices.setdefault((choice.label, seed), choice)
     return list(choices.values())
 
@@ -211,6 +222,10 @@ def select_tasks(texts: Sequence[str]) -> list[Task]:
     return [registry.task(name) for name in dict.fromkeys(names)]
 
 
+def _absolute(weights: str) -> str:
+    return weights if weights in ("default", "random") else str(Path(weights).absolute())
+
+
 def _matching(text: str, known: Sequence[str], kind: str) -> list[str]:
     if text == "all":
         return list(known)
@@ -237,10 +252,12 @@ def _choose_hear(module: str, settings: Mapping[str, Any], weights: str, seed: i
         sha256 = file_digest(path)
     label = f"hear:{module}" + (f"@{sha256[:8]}" if sha256 else "")
     encoder = load_hear_encoder(module, path, seed)
+    seeded = draws_weights(module, encoder, path, seed)
     source = f"file:{sha256[:8]}" if sha256 else "module"
-    if draws_weights(module, encoder, path, seed):
+    # our own encoders say of themselves that they are random, always of one seed
+    if seeded or getattr(encoder.model, "random_weights", False):
         source = "random"
-    return HearChoice(label, source, seed, path, sha256, module, encoder)
+    return HearChoice(label, source, seed, path, sha256, module, encoder, seeded)
 
 
 def _config_of_checkpoint(plugin: EncoderPlugin, path: Path, settings: Mapping[str, Any]) -> Any:

@@ -96,13 +96,14 @@ def test_broken_files_are_refused_by_name(tmp_path: Path, name: str) -> None:
     assert str(file) not in refusal.value.what
 
 
-def test_a_wav_of_unknown_length_is_no_truncated_one(tmp_path: Path) -> None:
-    # programs that stream a WAV to a pipe leave 0xFFFFFFFF as the size of its data
+@pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFF000, 0xFFFFFFFF - 36, 0x80000000, 16001])
+def test_a_wav_of_open_length_is_no_truncated_one(tmp_path: Path, size: int) -> None:
+    # programs that stream a WAV to a pipe leave some large number as the size of its data; a byte is a slip
     file = tmp_path / "streamed.wav"
     soundfile.write(file, tone(16000, 0.5), 16000)
     content = bytearray(file.read_bytes())
     at = content.index(b"data") + 4
-    content[at : at + 4] = struct.pack("<I", 0xFFFFFFFF)
+    content[at : at + 4] = struct.pack("<I", size)
     file.write_bytes(bytes(content))
     assert len(read_clip(file, 16000, 5.0)) == 8000
 
@@ -118,3 +119,13 @@ def test_whole_files_of_every_container_are_taken(tmp_path: Path, container: str
     file = tmp_path / "clip.wav"
     soundfile.write(file, tone(16000, 1.0)[:samples], 16000, format=container)
     assert len(read_clip(file, 16000, 5.0)) == samples
+
+
+def test_a_damaged_w64_header_is_refused_not_followed(tmp_path: Path) -> None:
+    file = tmp_path / "a.wav"
+    soundfile.write(file, tone(16000, 0.5), 16000, format="W64")
+    content = bytearray(file.read_bytes())
+    content[56:64] = struct.pack("<Q", 0x7FFFFFFFFFFFFFF0)
+    file.write_bytes(bytes(content))
+    with pytest.raises(BrokenAudio):
+        read_clip(file, 16000, 5.0)

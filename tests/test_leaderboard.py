@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pandas as pd
 import pytest
 
 from aape_bench import records
+from aape_bench.identity import file_digest
 from aape_bench.leaderboard import COLUMNS, leaderboard, wide, with_published, write_leaderboard
 
 
@@ -136,16 +138,28 @@ def test_predictions_come_back_exactly_and_in_equal_bytes(tmp_path: Path) -> Non
     scores = np.random.default_rng(0).standard_normal((3, 2)).astype(np.float32)
     for name in ("a", "b"):
         records.write_predictions(
-            tmp_path / name, ["x", "y,z", 'q"'], ["1", "1", "2"], ["g", None, "NA"],
+            tmp_path / f"{name}.csv.gz", ["x", "y,z", 'q"'], ["1", "1", "2"], ["g", None, "NA"],
             ["dog", "NA", "dog"], ["dog", "dog", "nan"], ["NA", "dog"], scores,
         )  # fmt: skip
-    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
-    (tmp_path / "a").rename(tmp_path / "a.csv.gz")
-    table = records.read_predictions(tmp_path / "a.csv.gz")
+    assert (tmp_path / "a.csv.gz").read_bytes() == (tmp_path / "b.csv.gz").read_bytes()
+    add(tmp_path, "m", 0.5)
+    ((_, record),), _ = records.read_all(tmp_path)
+    digest = file_digest(tmp_path / "a.csv.gz")
+    record = replace(record, predictions="a.csv.gz", predictions_sha256=digest)
+    table = records.read_predictions(tmp_path, record)
     assert list(table["id"]) == ["x", "y,z", 'q"']
     assert list(table["truth"]) == ["dog", "NA", "dog"]
     assert list(table["group"]) == ["g", None, "NA"]
     assert (table[["score:NA", "score:dog"]].to_numpy(np.float32) == scores).all()
+
+
+def test_seeds_without_their_predictions_have_a_score_and_no_interval(tmp_path: Path) -> None:
+    add(tmp_path, "m", 0.5, seed=0)
+    add(tmp_path, "m", 0.7, seed=1)
+    board, remarks = leaderboard(tmp_path)
+    assert board["score"][0] == pytest.approx(0.6)
+    assert board["ci_low"].isna().all()
+    assert "are missing or not as they were written" in remarks[0]
 
 
 @pytest.mark.parametrize("label", ["../../etc/passwd", "a" * 300, "a/b:c", "m[window=gaussian]@1a2b"])

@@ -91,7 +91,7 @@ def test_models_by_glob_braces_and_seed() -> None:
         (["logmel"], {}, "x.safetensors", "has no weights"),
         (["logmel{n_mels=64}"], {"n_mels": "32"}, "default", "set twice"),
         (["logmel{n_mels=64}x"], {}, "default", "closing brace"),
-        (["hear:no.such.module"], {}, "x.pt", "no checkpoint"),
+        (["hear:no.such.module"], {}, "x.pt", "There is no checkpoint"),
         (["hear:no.such.module"], {"a": "1"}, "default", "has no settings"),
     ],
 )

@@ -64,7 +64,8 @@ class ProtocolModule(Protocol):
 
 def code_digest(name: str) -> str:
     """Hash of the code by which the protocol turns embeddings into a score and its interval."""
-    return source_digest([PROTOCOLS[name], __name__, "aape_bench.clip_table", "aape_bench.metrics"])
+    core = [f"aape_bench.{part}" for part in ("clip_table", "evaluate", "metrics", "randomness")]
+    return source_digest([PROTOCOLS[name], __name__, *core])
 
 
 def protocol(name: str) -> ProtocolModule:

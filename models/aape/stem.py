@@ -129,7 +129,8 @@ class Fusion(nn.Module):
     """A patch's features, each kind on its own scale (O), then W, which starts relative to the conv token.
 
     The kinds are unlike in size: after one LayerNorm over all, most of the addition would be a constant. The
-    scales are known without data; on real audio most features then vary by about 1 around a mean of about 0:
+    scales are known without data; on real audio most features then vary by about 1
+    around a mean of about 0 (that of `patch_mlp` is not 0):
 
         Re y, Im y; `patch_mlp`   over their RMS in the patch, `energy_eps` added to the mean square
         log energy                less the middle of [log energy_eps, log input_rms^2], over its length / sqrt 12
