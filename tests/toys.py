@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from torch import Tensor
 
 from aape_bench.encoder import Encoder
 from aape_bench.task import Task
+
+Cli = Callable[..., tuple[int, str, str]]
 
 FOLDS = Task(
     name="toy", title="", domain="sound", kind="multiclass", metric="accuracy", split_scheme="folds",
@@ -50,3 +53,28 @@ def write_meta(root: Path, rows: list[tuple[object, ...]]) -> None:
         writer = csv.writer(handle)
         writer.writerow(("filename", "fold", "target", "category", "esc10", "src_file", "take"))
         writer.writerows(rows)
+
+
+def run(cli: Cli, data: Path, *more: object, model: str = "logmel", partial: bool = True) -> tuple[int, str, str]:
+    """Run the model on esc50: exit status, standard output, standard error."""
+    arguments = ["run", "--model", model, "--task", "esc50", "--data-dir", data, *more]
+    return cli(*arguments, *(["--allow-partial"] if partial else []))
+
+
+def rows(results: Path) -> list[dict[str, str]]:
+    """The rows of leaderboard.csv."""
+    with (results / "leaderboard.csv").open(newline="") as handle:
+        return list(csv.DictReader(handle))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, by relative path."""
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def spoil_meta(data: Path, row: int, column: int, value: str) -> None:
+    """Change one cell of `meta/esc50.csv`."""
+    with (data / "esc50" / "meta" / "esc50.csv").open(newline="") as handle:
+        _, *table = list(csv.reader(handle))
+    table[row][column] = value
+    write_meta(data / "esc50", [tuple(line) for line in table])
