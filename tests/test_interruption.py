@@ -16,6 +16,11 @@ MODELS = "logmel,vit{blocks=2;width=96}"
 TIMES = ("seconds", "date")
 
 
+def heed_interrupts() -> None:
+    """Where the tests run in the background, their children would inherit that interrupts are ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(data: Path, folder: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [
@@ -23,7 +28,7 @@ def start(data: Path, folder: Path) -> subprocess.Popen[str]:
             "--task", "esc50", "--data-dir", data, "--allow-partial", "--batch-size", "4",
             "--results-dir", folder / "results", "--cache-dir", folder / "cache",
         ],
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=folder,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=folder, preexec_fn=heed_interrupts,
     )  # fmt: skip
 
 
