@@ -7,6 +7,7 @@ and split at commas outside braces.
 from __future__ import annotations
 
 import fnmatch
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ModelChoice:
+class ModelChoice(ABC):
     """One encoder as it will be run.
 
     label: its name on the leaderboard. weights: where they are from, "none", "random", "module" or "file:<hash>".
@@ -39,9 +40,9 @@ class ModelChoice:
     sha256: str | None
 
     @property
+    @abstractmethod
     def sample_rate(self) -> int:
         """Hz."""
-        raise NotImplementedError
 
     @property
     def draws_from_seed(self) -> bool:
@@ -49,9 +50,9 @@ class ModelChoice:
         return self.weights == "random"
 
     @property
+    @abstractmethod
     def lineage(self) -> str:
         """Hash of everything that decides the embeddings of given audio, but the seed of random weights."""
-        raise NotImplementedError
 
     @property
     def identity(self) -> str:
@@ -59,18 +60,18 @@ class ModelChoice:
         return digest({"lineage": self.lineage, "seed": self.seed if self.draws_from_seed else None})
 
     @property
+    @abstractmethod
     def settings(self) -> dict[str, Any]:
         """The resolved config."""
-        raise NotImplementedError
 
     @property
     def checkpoint(self) -> dict[str, str] | None:
         """File name and SHA-256 of the checkpoint, None where there is none."""
         return {"file": self.path.name, "sha256": str(self.sha256)} if self.path else None
 
+    @abstractmethod
     def build(self) -> Encoder:
         """The encoder with its weights, in evaluation mode on the CPU. Imports torch."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
