@@ -56,6 +56,17 @@ def test_embeddings_stand_in_clip_table_order(clips: tuple[Path, pd.DataFrame], 
         assert np.allclose(read[row], [samples.mean(), np.square(samples).mean(), len(samples)], atol=1e-6)
 
 
+def test_a_batch_holds_each_clips_samples_then_zeros(clips: tuple[Path, pd.DataFrame]) -> None:
+    batches = list(reader(clips).batches([[0, 5, 9], [3]], skip_broken=False))
+    assert [batch.rows for batch in batches] == [[0, 5, 9], [3]]
+    for batch in batches:
+        assert batch.audio.shape[1] == batch.lengths.max()
+        for row, audio, length in zip(batch.rows, batch.audio, batch.lengths, strict=True):
+            samples = soundfile.read(clips[0] / f"{row}.wav", dtype="float32")[0]
+            assert np.array_equal(audio[:length], samples)
+            assert not audio[length:].any()
+
+
 @pytest.mark.parametrize("broken_after", [0, 3, 7, 12, 22])
 def test_an_interrupted_run_continues_to_the_same_bytes(
     clips: tuple[Path, pd.DataFrame], tmp_path: Path, broken_after: int
