@@ -156,17 +156,25 @@ def inspect_(
 ) -> None:
     """Draw a checkpoint's kernels, their responses over the modulation axis, and with --audio alpha and beta on it.
 
-    The band that folds at the patch rate, 3.125 to 50 Hz, is marked.
+    The band that folds at the patch rate, 3.125 to 50 Hz, is marked. Where the log of its training lies beside the
+    checkpoint, the losses and their health are drawn, too.
     """
     from aape_bench import environment, selection
     from aape_bench.models.aape.pretrain import inspect as inspection
 
     encoder = selection.select_model("aape", {}, str(checkpoint), seed).build()
-    found = inspection.measure(encoder, audio, clips, seed, environment.resolve_device(device), console.RichProgress())
-    written = inspection.write(found, out)
-    rows = [(row["quantity"], *(f"{float(row[name]):.3g}" for name in inspection.SUMMARY)) for row in found.summary()]
-    console.print_table(("", *inspection.SUMMARY), rows)
-    if not audio:
+    log = inspection.log_beside(checkpoint)
+    found = None
+    if log is None or inspection.has_modes(encoder):
+        place, progress = environment.resolve_device(device), console.RichProgress()
+        found = inspection.measure(encoder, audio, clips, seed, place, progress)
+    written = inspection.write(found, out, log)
+    if found is not None:
+        table = [(row["quantity"], *(f"{row[name]:.3g}" for name in inspection.SUMMARY)) for row in found.summary()]
+        console.print_table(("", *inspection.SUMMARY), table)
+    if found is None:
+        console.print_remarks(["this stem has no alpha and beta: only the training is drawn."])
+    elif not audio:
         console.print_remarks(["without --audio alpha and beta are those of a patch that says nothing of its own."])
     typer.echo(f"Wrote {', '.join(path.name for path in written)} in {out}.")
 

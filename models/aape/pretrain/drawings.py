@@ -1,15 +1,17 @@
-"""Pictures of an inspected SBLU: kernels, their gain over the modulation axis, alpha and beta per subband."""
+"""Pictures of a checkpoint: kernels, their gain over the modulation axis, alpha and beta per subband, its training."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from aape_bench.models.aape.pretrain import diagnostics
 from aape_bench.models.aape.sblu import kernel_centre
-from aape_bench.report.figures import BLUE, FAINT, INK, VERMILLION
+from aape_bench.report.figures import BLUE, COLOURS, FAINT, INK, VERMILLION
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,6 +22,22 @@ _ACROSS = 4
 _LOWEST_DB = -40.0
 #: Labels of the axes over alpha and beta: factor to the unit of the axis, and its name.
 _AXES = {"alpha": (1.0, "α (per frame)"), "beta": (100 / (2 * math.pi), "β (Hz)")}
+
+#: Panels of a training's picture: heading, whether the axis is logarithmic, and the columns of log.csv in it.
+_CURVES = (
+    ("losses", False, {"masked": "masked tokens", "utterance": "utterance", "contrastive": "contrastive"}),
+    (
+        "variance of the targets",
+        False,
+        {
+            "target_token_variance": "over tokens",
+            "target_clip_variance": "over clips",
+            "target_raw_share": "share that varies over tokens",
+        },
+    ),
+    ("gradient norm", True, {"gradient_norm": "all", "lambda_gradient_norm": "head of α and β"}),
+    ("saturated share of modes", False, {"alpha_saturation": "α", "beta_saturation": "β"}),
+)
 
 
 def kernels(found: Inspection) -> Figure:
@@ -105,6 +123,32 @@ def modes(found: Inspection) -> Figure:
         _frame(right)
     grid[0][1].legend(frameon=False, fontsize=7)
     figure.suptitle(f"α and β on {found.clips} crops", fontsize=10)
+    return figure
+
+
+def training(log: Mapping[str, npt.NDArray[np.float64]]) -> Figure:
+    """Losses, variance of the targets, gradient norms and saturation over the steps.
+
+    log: columns of log.csv, (rows,) each, NaN where a cell is empty.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.6, 4.8), facecolor="white", layout="constrained")
+    for axes, (heading, logarithmic, columns) in zip(figure.subplots(2, 2).flat, _CURVES, strict=True):
+        for colour, (column, label) in zip(COLOURS, columns.items(), strict=False):
+            if np.isfinite(log[column]).any():
+                dotted = ":" if column.startswith(("contrastive", "beta")) else "-"
+                axes.plot(log["step"], log[column], color=colour, linewidth=1.3, linestyle=dotted, label=label)
+        if logarithmic:
+            axes.set_yscale("log")
+        else:
+            top = max(axes.get_ylim()[1], 0.05)
+            axes.set_ylim(-0.02 * top, top)  # a line at 0 shall be seen
+        if axes.lines:
+            axes.legend(frameon=False, fontsize=7)
+        axes.set_title(heading, fontsize=9, color=INK)
+        axes.set_xlabel("step")
+        _frame(axes)
     return figure
 
 

@@ -3,8 +3,9 @@
     kernels.csv, .png, .svg      h[k] of every mode at its median alpha and beta
     responses.csv, .png, .svg    their gain over the modulation frequency, the band that folds marked
     modes.csv, .png, .svg        alpha and beta per subband: distributions and saturation, on audio only
+    training.png, .svg           losses and health over the steps, where the training's log lies beside it
 
-A stem with alpha and beta but without kernels ("lambda_only") has modes only.
+A stem with alpha and beta but without kernels ("lambda_only") has modes only, one without them its training only.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,15 @@ import numpy.typing as npt
 import torch
 
 from aape_bench.encoder import Encoder
-from aape_bench.errors import UsageError
+from aape_bench.errors import DataError, UsageError
 from aape_bench.features import HOP_MS
+from aape_bench.metadata import read_csv, shown
 from aape_bench.models.aape.config import AapeConfig
 from aape_bench.models.aape.encoder import AapeEncoder
 from aape_bench.models.aape.lambda_encoder import LambdaEncoder, modes_from_logits
 from aape_bench.models.aape.pretrain import diagnostics
 from aape_bench.models.aape.pretrain.config import PretrainConfig
+from aape_bench.models.aape.pretrain.log import COLUMNS, LOG
 from aape_bench.models.aape.sblu import kernel_centre, kernels
 from aape_bench.progress import Progress
 from aape_bench.settings import make_config
@@ -178,19 +181,50 @@ def _log_mels(
                 left -= 1
 
 
-def write(found: Inspection, out: Path) -> list[Path]:
-    """Tables and figures into a folder, made where it is missing; the paths written."""
+def has_modes(encoder: Encoder) -> bool:
+    """Whether its stem has alpha and beta."""
+    return isinstance(encoder, AapeEncoder) and diagnostics.lambda_source(encoder.stem) is not None
+
+
+def log_beside(checkpoint: Path) -> dict[str, Numbers] | None:
+    """The numbers in the log of the training that a checkpoint is from: columns (rows,), NaN where a cell is empty.
+
+    None where no log lies beside the checkpoint. Raises DataError where it is no such log.
+    """
+    path = checkpoint.parent / LOG
+    if not path.is_file():
+        return None
+    numbers = {}
+    for name, column in read_csv(path, [*COLUMNS]).items():
+        if name != "warnings":
+            try:
+                numbers[str(name)] = column.to_numpy(dtype=np.float64)
+            except ValueError:
+                raise DataError(
+                    f"{path} has a {shown(str(name))} that is no number. Move it away to inspect without it."
+                ) from None
+    return numbers
+
+
+def write(found: Inspection | None, out: Path, log: Mapping[str, Numbers] | None = None) -> list[Path]:
+    """Tables and figures into a folder, made where it is missing; the paths written.
+
+    log: the training's, see `log_beside`.
+    """
     from aape_bench.models.aape.pretrain import drawings
     from aape_bench.report.figures import pictures, styled
 
     files: dict[str, bytes] = {}
     with styled():
-        if found.has_kernels:
+        if log is not None:
+            files |= pictures("training", drawings.training(log))
+        if found is not None and found.has_kernels:
             files |= {"kernels.csv": _table(_kernel_rows(found)), **pictures("kernels", drawings.kernels(found))}
             files |= {"responses.csv": _table(_response_rows(found))}
             files |= pictures("responses", drawings.responses(found))
-        files["modes.csv"] = _table(found.rows())
-        if found.clips:
+        if found is not None:
+            files["modes.csv"] = _table(found.rows())
+        if found is not None and found.clips:
             files |= pictures("modes", drawings.modes(found))
     for name, content in files.items():
         with atomic_write(out / name) as handle:

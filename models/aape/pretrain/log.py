@@ -19,7 +19,8 @@ from aape_bench.errors import UsageError
 from aape_bench.progress import Progress, Silent
 from aape_bench.storage import storage_error, write_text
 
-#: Columns of log.csv. Those of TIMING say how it ran; all others are equal however often the run was cut and resumed.
+LOG = "log.csv"
+#: Its columns. Those of TIMING say how it ran; all others are equal however often the run was cut and resumed.
 COLUMNS = {
     "step": "steps done",
     "loss": "weighted sum of the three",

@@ -13,7 +13,7 @@ from aape_bench import environment
 from aape_bench.models.aape.config import AapeConfig
 from aape_bench.models.aape.pretrain import diagnostics, schedule
 from aape_bench.models.aape.pretrain.data import Loader
-from aape_bench.models.aape.pretrain.log import COLUMNS, Monitor, Row, Table, TensorBoard, Window
+from aape_bench.models.aape.pretrain.log import COLUMNS, LOG, Monitor, Row, Table, TensorBoard, Window
 from aape_bench.models.aape.pretrain.state import Folder
 from aape_bench.models.aape.pretrain.trainer import Trainer
 
@@ -37,7 +37,7 @@ class Recorder:
         self.step: int = state["step"] if state else 0
         self.window = Window(state["window"] if state else None)
         self.seconds_before: float = state["seconds"] if state else 0.0
-        self.rows = Table(folder.path / "log.csv", list(COLUMNS), self.step)
+        self.rows = Table(folder.path / LOG, list(COLUMNS), self.step)
         self.modes = Table(folder.path / "modes.csv", MODES_COLUMNS, self.step)
         self.warned: set[str] = set()
         self.started = self.row_started = time.monotonic()

@@ -12,11 +12,12 @@ import torch
 from pretrain_models import encoder_config
 from pretrain_runs import write_audio
 
-from aape_bench.errors import UsageError
+from aape_bench.errors import DataError, UsageError
 from aape_bench.models.aape.encoder import AapeEncoder
 from aape_bench.models.aape.lambda_encoder import initial_modes
 from aape_bench.models.aape.pretrain import diagnostics
-from aape_bench.models.aape.pretrain.inspect import Inspection, measure, write
+from aape_bench.models.aape.pretrain.inspect import Inspection, log_beside, measure, write
+from aape_bench.models.aape.pretrain.log import COLUMNS
 from aape_bench.models.aape.sblu import kernels, respond
 from aape_bench.progress import Silent
 
@@ -96,3 +97,31 @@ def test_a_stem_without_kernels_is_drawn_without_them(tmp_path: Path) -> None:
     assert [path.name for path in written] == ["modes.csv"]
     with pytest.raises(UsageError, match="stem=lowpass has no alpha and beta"):
         inspected(stem="lowpass")
+
+
+def log_of(folder: Path, **cells: str) -> None:
+    rows = [{**dict.fromkeys(COLUMNS, "0.5"), "step": str(step), "loss_scale": "", **cells} for step in (10, 20)]
+    lines = [",".join(COLUMNS), *(",".join(row.values()) for row in rows)]
+    (folder / "log.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def test_training_is_drawn_where_its_log_lies_beside_the_checkpoint(tmp_path: Path) -> None:
+    assert log_beside(tmp_path / "teacher-20.safetensors") is None
+    log_of(tmp_path, lambda_gradient_norm="")
+    log = log_beside(tmp_path / "teacher-20.safetensors")
+    assert log is not None
+    assert log["step"].tolist() == [10, 20]
+    assert np.isnan(log["lambda_gradient_norm"]).all()
+    with_modes = write(inspected(), tmp_path / "with", log)
+    without = write(None, tmp_path / "without", log)
+    assert {path.name for path in without} == {"training.png", "training.svg"}
+    assert {path.name for path in with_modes} >= {"training.svg", "kernels.svg", "modes.csv"}
+    text = (tmp_path / "without" / "training.svg").read_text(encoding="utf-8")
+    assert "head of α and β" not in text  # a stem without them has no such curve
+    assert "contrastive" in text
+
+
+def test_log_that_is_none_is_refused_by_name(tmp_path: Path) -> None:
+    log_of(tmp_path, loss="high")
+    with pytest.raises(DataError, match=r"log\.csv has a 'loss' that is no number"):
+        log_beside(tmp_path / "teacher-20.safetensors")
