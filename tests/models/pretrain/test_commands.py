@@ -170,7 +170,7 @@ def test_inspect_draws_a_checkpoint(cli: Cli, audio: Path, tmp_path: Path) -> No
     assert status == 0, err
     assert "beta (Hz)" in out
     names = {f"{name}.{kind}" for name in ("kernels", "responses", "modes") for kind in ("csv", "png", "svg")}
-    assert {path.name for path in (tmp_path / "figures").iterdir()} == names
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {*names, "training.png", "training.svg"}
     assert (tmp_path / "figures" / "modes.png").read_bytes()[:4] == b"\x89PNG"
     assert "folds at the patch rate" in (tmp_path / "figures" / "responses.svg").read_text()
     with (tmp_path / "figures" / "modes.csv").open(newline="") as handle:
@@ -182,9 +182,15 @@ def test_inspect_draws_a_checkpoint(cli: Cli, audio: Path, tmp_path: Path) -> No
     assert not (tmp_path / "unheard" / "modes.png").exists()
 
 
-def test_inspect_refuses_a_checkpoint_without_modes(cli: Cli, audio: Path, tmp_path: Path) -> None:
+def test_inspect_of_a_checkpoint_without_modes_draws_its_training_alone(cli: Cli, audio: Path, tmp_path: Path) -> None:
     assert cli(*line(audio, tmp_path / "out", "--steps", 1, "--set", "model.stem=plain"))[0] == 0
-    status, _, err = cli("inspect", tmp_path / "out" / "teacher-1.safetensors", "--out", tmp_path / "figures")
+    teacher = tmp_path / "out" / "teacher-1.safetensors"
+    status, _, err = cli("inspect", teacher, "--out", tmp_path / "training")
+    assert status == 0, err
+    assert "only the training is drawn" in err
+    assert {path.name for path in (tmp_path / "training").iterdir()} == {"training.png", "training.svg"}
+    alone = teacher.rename(tmp_path / "alone.safetensors")
+    status, _, err = cli("inspect", alone, "--out", tmp_path / "figures")
     assert status == 2
     assert "stem=plain has no alpha and beta" in err
     assert not (tmp_path / "figures").exists()
