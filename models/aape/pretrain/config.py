@@ -29,21 +29,25 @@ _PRESETS: dict[str, dict[str, Any]] = {
         **{"clip_seconds": 1.28, "masks": 2, "batch": 8, "steps": 20, "ema_start": 0.9, "ema_end": 0.99},
         **{"utterance_weight": 1.0, "contrastive_weight": 0.5, "predictor_heads": 2, "precision": "32-true"},
         **{"workers": 1, "checkpoint_every": 10, "log_every": 1},
+        "learning_rate": 5e-4,
     },
     "laptop": {
-        **{"clip_seconds": 2.56, "masks": 2, "batch": 64, "steps": 1000, "ema_start": 0.99, "ema_end": 0.999},
+        **{"clip_seconds": 2.56, "masks": 2, "batch": 32, "steps": 1000, "ema_start": 0.99, "ema_end": 0.999},
         **{"utterance_weight": 1.0, "contrastive_weight": 0.5, "predictor_heads": 3, "precision": "32-true"},
         **{"workers": 1, "checkpoint_every": 100, "log_every": 10},
+        "learning_rate": 1e-3,
     },
     "node": {
         **{"clip_seconds": 10.24, "masks": 8, "batch": 96, "steps": 50000, "ema_start": 0.999, "ema_end": 0.9999},
         **{"utterance_weight": 1.0, "contrastive_weight": 0.5, "predictor_heads": 3, "precision": "bf16-mixed"},
         **{"workers": 8, "checkpoint_every": 1000, "log_every": 20},
+        "learning_rate": 5e-4,
     },
     "paper": {
         **{"clip_seconds": 10.24, "masks": 16, "batch": 48, "steps": 400000, "ema_start": 0.9998, "ema_end": 0.99999},
         **{"utterance_weight": 192.0, "contrastive_weight": 192.0, "predictor_heads": 6, "precision": "bf16-mixed"},
         **{"workers": 12, "checkpoint_every": 5000, "log_every": 50},
+        "learning_rate": 5e-4,
     },
 }
 
@@ -124,7 +128,7 @@ class PretrainConfig:
     batch:          (O) clips per step, over all ranks and accumulated parts.
     accumulate:     (O) parts that a rank computes its clips of a step in; the contrastive loss compares within one.
     steps:          (O) optimiser steps.
-    learning_rate:  (O) peak, as EAT.
+    learning_rate:  (O) peak, as EAT; for laptop higher, chosen with its batch on clips of seeds other than the tasks'.
     beta1, beta2, weight_decay: (O) of AdamW, as EAT; no decay on vectors or on the table of a "static" stem.
     clip_norm:      (O) largest norm of the gradient, as EAT.
     warmup:         (O) share of the steps in which the learning rate rises; a half cosine to 0 follows.
@@ -161,7 +165,7 @@ class PretrainConfig:
     batch: int = FROM_PRESET
     accumulate: int = 1
     steps: int = FROM_PRESET
-    learning_rate: float = 5e-4
+    learning_rate: float = FROM_PRESET
     beta1: float = 0.9
     beta2: float = 0.95
     weight_decay: float = 0.05
