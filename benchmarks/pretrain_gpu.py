@@ -3,8 +3,8 @@
     python benchmarks/pretrain_gpu.py AUDIO OUT [--peak-tflops 989] [--minutes 20] [--pieces 3]
 
 First a step of the preset `paper` (base, 48 clips x 16 masks, bf16), eager and with torch.compile, with the plain stem
-and the SBLU, recomputed in backward or not; then `node` on AUDIO, stopped and resumed PIECES - 1 times, and its pictures.
-989 TFLOP/s is the dense bf16 peak of an H100 SXM (NVIDIA's data sheet). Writes into OUT:
+and the SBLU, recomputed in backward or not; then `node` on AUDIO, in PIECES that go on from one another, and its
+pictures. 989 TFLOP/s is the dense bf16 peak of an H100 SXM (NVIDIA's data sheet). Writes into OUT:
 
     step-eager.csv, step-compiled.csv    time and memory of a step; the notes have clips/s, TFLOP/s, share of the peak
     node/                                the training; log.csv has the share of time that it waited for audio
