@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from aape_bench.encoder import Encoder
+    from aape_bench.training import Training
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class EncoderPlugin:
     sample_rate:  Hz, the rate of the audio it is given.
     has_weights:  False where there is nothing to draw, load or train.
     default_weights: returns a checkpoint to use when none is named, or None for seeded random weights.
+    training:     returns how it is trained and ablated (a function of a module, for other processes); None: it is not.
     """
 
     name: str
@@ -48,6 +50,7 @@ class EncoderPlugin:
     sample_rate: int = 16000
     has_weights: bool = True
     default_weights: Callable[[], str | None] = no_weights
+    training: Callable[[], Training] | None = None
     licence: str = ""
     citation: str = ""
     homepage: str = ""
