@@ -14,6 +14,7 @@ from aape_bench.plugin import EncoderPlugin
 
 if TYPE_CHECKING:
     from aape_bench.models.aape.encoder import AapeEncoder
+    from aape_bench.training import Training
 
 SOURCES = (
     "aape_bench.models.aape.config",
@@ -34,12 +35,20 @@ def build(config: AapeConfig, seed: int) -> AapeEncoder:
     return AapeEncoder(config, seed)
 
 
+def training() -> Training:
+    """How it is pre-trained and ablated."""
+    from aape_bench.models.aape.pretrain.ablation import AapeTraining
+
+    return AapeTraining()
+
+
 plugin = EncoderPlugin(
     name="aape",
     title="AaPE: ViT with aliasing-aware patch embedding (SBLU stem)",
     build=build,
     config=AapeConfig,
     sources=SOURCES,
+    training=training,
     licence="Apache-2.0",
     citation="Yamamoto & Okusa, AaPE: Aliasing-aware Patch Embedding for Self-Supervised Audio "
     "Representation Learning, arXiv 2512.03637",
