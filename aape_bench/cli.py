@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 import aape_bench
-from aape_bench import cli_data, cli_results, cli_stability, console
+from aape_bench import cli_ablate, cli_data, cli_results, cli_stability, console
 from aape_bench.cli_commands import Commands
 from aape_bench.cli_results import ResultsDir, results_folder, show_board
 from aape_bench.errors import BenchError, Several, UsageError, raise_all
@@ -37,6 +37,7 @@ app.command(name="plot", epilog="Example:\n\n  aape-bench plot --published")(cli
 app.command(name="show", epilog=cli_results.SHOW_EXAMPLES)(cli_results.show)
 app.command(name="compare", epilog=cli_results.COMPARE_EXAMPLES)(cli_results.compare)
 app.command(name="stability", epilog=cli_stability.EXAMPLES)(cli_stability.stability)
+app.command(name="ablate", epilog=cli_ablate.EXAMPLES)(cli_ablate.ablate)
 app.add_typer(cli_data.app, name="data")
 
 
