@@ -54,7 +54,7 @@ def main() -> None:
     newest = max(folder.glob("teacher-*.safetensors"), key=lambda path: int(path.stem.rpartition("-")[2]))
     command("inspect", str(newest), "--out", str(options.out / "inspect"), "--audio", audio[0])
 
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model"]
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))["run"]["model"]
     before = f"aape{{blocks={config['blocks']};clip_frames={config['clip_frames']}}}"
     tasks = ",".join([*SUITE, *([options.tasks] if options.data_dir else [])])
     data = ["--data-dir", str(options.data_dir), "--allow-partial"] if options.data_dir else []
