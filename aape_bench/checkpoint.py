@@ -99,14 +99,24 @@ def load_checkpoint(module: torch.nn.Module, path: Path) -> None:
             "was trained with (--set), or another checkpoint."
         )
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() != module.state_dict()[name].is_floating_point() or tensor.is_complex():
-            raise CheckpointError(f"The checkpoint {path} does not fit the model: {name} is of type {tensor.dtype}.")
+        wanted = module.state_dict()[name]
+        whole = not (tensor.is_floating_point() or tensor.is_complex())
+        if not (is_common_float(tensor) if wanted.is_floating_point() else whole):
+            raise CheckpointError(
+                f"The checkpoint {path} does not fit the model: {name} is of type {tensor.dtype}. Convert it to "
+                f"{wanted.dtype}."
+            )
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise CheckpointError(
                 f"The checkpoint {path} holds NaN or infinite values, in {name}: the training that wrote it had "
                 "failed. Use an earlier checkpoint."
             )
     module.load_state_dict(tensors)
+
+
+def is_common_float(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is of 16 to 64 bits of floating point; torch can hardly compute with the others."""
+    return str(tensor.dtype) in ("torch.float64", "torch.float32", "torch.float16", "torch.bfloat16")
 
 
 def _first_difference(own: Mapping[str, tuple[int, ...]], theirs: Mapping[str, tuple[int, ...]]) -> str:

@@ -171,7 +171,7 @@ class TrainingAudio:
             if (hashes[1:] <= hashes[:-1]).any():
                 raise ValueError("not in order")
             return cls(map(str, field["generators"]), field["complete"] is True, hashes)
-        except (KeyError, TypeError, ValueError, binascii.Error, zlib.error) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, binascii.Error, zlib.error) as error:
             raise CheckpointError(
                 f"The checkpoint's list of training audio is damaged ({error}). Copy the file again."
             ) from None

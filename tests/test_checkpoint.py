@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from aape_bench.checkpoint import load_checkpoint, read_header, save_checkpoint
 from aape_bench.errors import CheckpointError
@@ -108,6 +109,13 @@ def test_a_checkpoint_with_nan_weights_is_refused(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "a.safetensors", encoder, "vit", choice.settings, {})
     with pytest.raises(CheckpointError, match=r"a\.safetensors holds NaN"):
         select_model("vit", {}, str(tmp_path / "a.safetensors"), 0).build()
+
+
+@pytest.mark.parametrize("kind", [torch.float8_e4m3fn, torch.int8, torch.complex64])
+def test_weights_of_an_odd_type_are_refused(tmp_path: Path, kind: torch.dtype) -> None:
+    save_file({"weight": torch.ones(2, 2).to(kind), "bias": torch.zeros(2)}, tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError, match=f"weight is of type {kind}. Convert it to torch.float32"):
+        load_checkpoint(torch.nn.Linear(2, 2), tmp_path / "a.safetensors")
 
 
 def test_an_inference_setting_that_the_header_lacks_is_applied(tmp_path: Path) -> None:

@@ -215,7 +215,7 @@ def test_of_too_many_files_a_part_is_listed_and_said_to_be_one(monkeypatch: pyte
     "change",
     [
         {"format": 2}, {"hashes": "!"}, {"hashes": "AAAA"}, {"count": 4}, {"count": 2}, {"count": -1}, {"count": "x"},
-        {"count": MOST_HASHES + 1}, {"generators": 5}, {"hashes": None},
+        {"count": float("inf")}, {"count": MOST_HASHES + 1}, {"generators": 5}, {"hashes": None},
     ],
 )  # fmt: skip
 def test_a_damaged_list_is_refused(tmp_path: Path, clips: list[Path], change: dict[str, object]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
@@ -214,6 +215,8 @@ def profile_(
     model_config = getattr(choice, "config", None)
     if not isinstance(model_config, AapeConfig):
         raise UsageError(f'profile measures "aape" and its stems, not "{choice.label}".')
+    if peak_tflops is not None and not 0 < peak_tflops < math.inf:
+        raise UsageError(f"--peak-tflops takes a number above 0, not {peak_tflops:g}.")
     place, progress = environment.resolve_device(device), console.RichProgress()
     batches = _numbers(batch)
     rows: list[Ratio] = []

@@ -6,6 +6,7 @@ data is the number of the step, so that a resumed run, or one on another number 
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import threading
@@ -41,21 +42,25 @@ class Batch:
     """Crops of one rank's share of a step.
 
     audio: (n, samples) float32 at 16 kHz, zero-padded. lengths: (n,) int64, real samples. source: (n,) int64, equal
-    for crops of one recording. clip: (n,) int64, index in the source. broken: clips met so far that cannot be used.
+    for crops of one recording. clip: (n,) int64, index in the source. again: (n,) int64, 0, or a number of its own
+    within the step where the step may hold another crop of the clip: from the next epoch, or where it stands in for a
+    broken one. broken: clips met so far that cannot be used.
     """
 
     audio: Tensor
     lengths: Tensor
     source: Tensor
     clip: Tensor
+    again: Tensor
     broken: int
 
 
 @dataclass(frozen=True)
 class _Fetched:
-    """A crop, which clip it is of, and the clips that it stands in for, with what is wrong with them."""
+    """A crop, which clip it is of, `Batch.again`, and the clips it stands in for, with what is wrong with them."""
 
     clip: int
+    again: int
     crop: Crop
     broken: list[tuple[int, str]]
 
@@ -154,6 +159,7 @@ class Loader:
         """The crop at a position of the endless row of epochs."""
         epoch, place = divmod(position, len(self.source))
         order = self._order(epoch)
+        row = position % self._batch
         broken: list[tuple[int, str]] = []
         for step in range(min(len(order), _MOST_BROKEN_IN_A_ROW)):
             clip = int(order[(place + step) % len(order)])
@@ -162,7 +168,9 @@ class Loader:
             draw = numpy_stream(self.seed, "crop", epoch, clip, *instead)
             try:
                 identify = not self._identified[self.source.files[clip]]
-                return _Fetched(clip, self.source.read(clip, self.seconds, draw, identify), broken)
+                crop = self.source.read(clip, self.seconds, draw, identify)
+                again = 1 + row if instead or row > place else 0  # row > place: the step began in the epoch before
+                return _Fetched(clip, again, crop, broken)
             except BrokenAudio as error:
                 broken.append((clip, error.what))
         raise DataError(_no_use(self.source, broken))
@@ -192,6 +200,7 @@ class Loader:
             torch.tensor([len(one.crop.audio) for one in fetched]),
             torch.from_numpy(self.source.origins[clips]),
             torch.from_numpy(clips),
+            torch.tensor([one.again for one in fetched]),
             len(self.broken),
         )
 
@@ -208,9 +217,12 @@ class BrokenFiles:
         self._shown = 0
         self._torn = False
         if path is not None and path.is_file():
-            text = path.read_text(encoding="utf-8", errors="replace")
+            text = path.read_bytes().decode("utf-8", "replace")
             whole = text[: text.rfind("\n") + 1]  # a crash may have cut the last line
-            self._names = {row[0] for row in csv.reader(io.StringIO(whole)) if len(row) == 2} - {"file"}
+            with contextlib.suppress(csv.Error):  # not as it is written here: what follows is named again
+                for row in csv.reader(io.StringIO(whole, newline="\n")):
+                    self._names |= {row[0]} if len(row) == 2 else set()
+            self._names.discard("file")
             self._torn = len(whole) < len(text)
 
     def __len__(self) -> int:
@@ -218,6 +230,7 @@ class BrokenFiles:
 
     def note(self, name: str, what: str) -> None:
         """Take in one, if it is new. Raises StorageError where the CSV cannot be written."""
+        name, what = (text.encode("utf-8", "backslashreplace").decode() for text in (name, what))
         if name in self._names:
             return
         self._names.add(name)
@@ -237,9 +250,13 @@ class BrokenFiles:
             new = not self._path.exists()
             if self._torn:
                 text.write("\n")
-            csv.writer(text, lineterminator="\n").writerows([*([("file", "reason")] if new else []), (name, what)])
+            rows = [*([("file", "reason")] if new else []), (name, what)]
+            if "\r" in name + what:  # is not quoted of itself
+                csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL).writerows(rows)
+            else:
+                csv.writer(text, lineterminator="\n").writerows(rows)
             with self._path.open("ab") as handle:
-                handle.write(text.getvalue().encode("utf-8", "backslashreplace"))
+                handle.write(text.getvalue().encode())
             self._torn = False
         except OSError as error:
             raise storage_error(self._path, error) from error

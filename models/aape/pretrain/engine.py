@@ -22,12 +22,12 @@ import torch
 
 from aape_bench import environment
 from aape_bench.checkpoint import save_checkpoint
-from aape_bench.errors import BenchError
+from aape_bench.errors import BenchError, CheckpointError
 from aape_bench.models.aape.config import AapeConfig
 from aape_bench.models.aape.pretrain.config import PretrainConfig
 from aape_bench.models.aape.pretrain.data import Batch, BrokenFiles, Loader
 from aape_bench.models.aape.pretrain.launch import launch, leave, rank, require_lightning
-from aape_bench.models.aape.pretrain.log import Monitor, TensorBoard, Unwatched, require_tensorboard
+from aape_bench.models.aape.pretrain.log import BROKEN, Monitor, TensorBoard, Unwatched, require_tensorboard
 from aape_bench.models.aape.pretrain.recorder import Recorder
 from aape_bench.models.aape.pretrain.sources import Source
 from aape_bench.models.aape.pretrain.state import Folder
@@ -40,8 +40,6 @@ from aape_bench.settings import deciding
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
-#: Audio that could not be used, and why, one file per process.
-BROKEN = "broken{}.csv"
 #: Among signal numbers: the time is up.
 _TIME_UP = 1000
 #: Steps that an estimate times.
@@ -71,7 +69,7 @@ def train(
     tensorboard: bool = False,
     init: Path | None = None,
 ) -> Path:
-    """Train for `config.steps` steps, or until the time is up. Returns the newest teacher's checkpoint.
+    """Train for `config.steps` steps, or until the time is up. Returns the teacher's checkpoint of the step come to.
 
     encoder_config, config: resolved. out: folder of this run alone, see `state`. resume: go on from its last
     checkpoint, from the beginning where there is none. device: "cpu" or "cuda". devices: processes on this machine;
@@ -80,7 +78,7 @@ def train(
 
     Raises Stopped after SIGTERM, SIGINT or SIGHUP; UsageError where the folder or the settings do not fit;
     StorageError where the disk is full; Diverged where a loss is not finite. In all of these the last checkpoint is
-    whole, and the same call with resume=True goes on.
+    whole, and the same call with resume=True goes on. Raises CheckpointError where the last one is damaged.
     """
     require_lightning()
     if tensorboard:
@@ -90,7 +88,8 @@ def train(
         # before any other process is there, which would wait in vain for this one
         if rank() == 0:
             folder.check(run, resume)
-            stack.enter_context(folder.claimed(run, {"versions": environment.versions()}))
+            resolved = {"model": dataclasses.asdict(encoder_config), "pretrain": dataclasses.asdict(config)}
+            stack.enter_context(folder.claimed(run, {"settings": resolved, "versions": environment.versions()}))
         stack.callback(leave)
         fabric = launch(device, devices, config.precision)
         trainer = Trainer(fabric, encoder_config, config, seed)
@@ -101,8 +100,12 @@ def train(
         if init is not None:
             loader.trained.merge(trainer.begin_with(init))
         if state is not None:
-            trainer.load(state)
-            loader.restore(state["loader"])
+            with folder.intact():
+                if state["step"] > config.steps:
+                    raise ValueError(f"of step {state['step']}, there are {config.steps}")
+                trainer.load(state)
+                _check_moments(trainer.optimizer.optimizer)
+                loader.restore(state["loader"])
         done, recorder = state["step"] if state else 0, None
         if first:
             recorder = Recorder(
@@ -110,8 +113,16 @@ def train(
             )
             stack.callback(recorder.close)
         del state  # as large as all that is trained
-        _Run(fabric, trainer, loader, folder, recorder, done).take(minutes)
-    return folder.file("teacher", folder.steps("teacher")[-1])
+        course = _Run(fabric, trainer, loader, folder, recorder, done)
+        course.take(minutes)
+    teacher = folder.file("teacher", course.done)
+    if first and not teacher.is_file():
+        beside = folder.file("state", course.done).name
+        raise CheckpointError(
+            f"{teacher} is missing, though {beside} is there. Restore it, or delete {beside}: --resume then takes the "
+            "last steps again and writes both."
+        )
+    return teacher
 
 
 def identity(
@@ -275,6 +286,14 @@ class _Run:
         wishes = torch.tensor([wish], device=self.fabric.device)
         torch.distributed.all_reduce(wishes, torch.distributed.ReduceOp.MAX)
         return int(wishes.item())
+
+
+def _check_moments(optimizer: torch.optim.Optimizer) -> None:
+    """Raise KeyError or ValueError where AdamW lacks a moment or has one of another shape: its loading takes any."""
+    for parameter, moments in optimizer.state.items():
+        for name, shape in (("step", ()), ("exp_avg", parameter.shape), ("exp_avg_sq", parameter.shape)):
+            if moments[name].shape != shape:
+                raise ValueError(f"{name} is {list(moments[name].shape)} for weights {list(parameter.shape)}")
 
 
 class _EndedElsewhere(Exception):

@@ -2,7 +2,8 @@
 
     kernels.csv, .png, .svg      h[k] of every mode at its median alpha and beta
     responses.csv, .png, .svg    their gain over the modulation frequency, the band that folds marked
-    modes.csv, .png, .svg        alpha and beta per subband: distributions and saturation, on audio only
+    distributions.csv            alpha and beta per subband: quantiles and saturation
+    modes.png, .svg              them in pictures, on audio only
     training.png, .svg           losses and health over the steps, where the training's log lies beside it
 
 A stem with alpha and beta but without kernels ("lambda_only") has modes only, one without them its training only.
@@ -222,8 +223,8 @@ def write(found: Inspection | None, out: Path, log: Mapping[str, Numbers] | None
             files |= {"kernels.csv": _table(_kernel_rows(found)), **pictures("kernels", drawings.kernels(found))}
             files |= {"responses.csv": _table(_response_rows(found))}
             files |= pictures("responses", drawings.responses(found))
-        if found is not None:
-            files["modes.csv"] = _table(found.rows())
+        if found is not None:  # not modes.csv, which is the training's own table
+            files["distributions.csv"] = _table(found.rows())
         if found is not None and found.clips:
             files |= pictures("modes", drawings.modes(found))
     for name, content in files.items():

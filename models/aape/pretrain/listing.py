@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from aape_bench.errors import DataError, UsageError
 from aape_bench.metadata import shown
-from aape_bench.models.aape.pretrain.sources import Files
+from aape_bench.models.aape.pretrain.sources import Files, real_places
 
 #: Endings of the kinds that libsndfile reads, as far as they are audio's alone.
 ENDINGS = frozenset(
@@ -27,6 +27,8 @@ FOREIGN = frozenset(
 )
 
 _SHOWN = 5
+#: No recording is as long; more would not be a number of samples.
+_MOST_SECONDS = 1e9
 
 
 def read_folder(root: Path) -> Files:
@@ -116,11 +118,13 @@ def read_manifest(path: Path) -> Files:
         raise DataError(f"The manifest {path} has no column path (it has: {columns}). Add one.")
     if table.empty:
         raise DataError(f"The manifest {path} lists no files.")
-    given = table["path"].fillna("").astype(str).str.strip()
+    given = _texts(table["path"])
     wrong = (given == "") | given.str.contains("\0", regex=False)
     if wrong.any():
         raise DataError(f"Row {_first(wrong)} of the manifest {path} has no path. Mend the row.")
     files, names = pd.factorize(given)
+    real = pd.Series(list(real_places(str(path.parent), names)))
+    files, names = pd.factorize(real)[0][files], names[~real.duplicated()]  # ./a.wav is a.wav
     spans = None
     if "start" in table or "end" in table:
         spans = np.stack([_seconds(path, table, column) for column in ("start", "end")], axis=1)
@@ -128,8 +132,9 @@ def read_manifest(path: Path) -> Files:
             raise DataError(f"Row {_first(wrong)} of the manifest {path} ends before its start. Mend the row.")
     origins = None
     if "source" in table:
-        source = table["source"].fillna("").astype(str).str.strip()
-        keys = source.where(source != "", "\0" + given)  # no source is called as a file is
+        source = _texts(table["source"])
+        named = pd.factorize(source)[0]
+        keys = np.where(source == "", named.max() + 1 + files, named)  # no source is called as a file is
         origins = np.asarray(pd.factorize(keys)[0], dtype=np.int64)
     own = None if len(names) == len(table) else np.asarray(files, dtype=np.int64)
     return Files(path.parent, list(names), own, spans, origins)
@@ -153,14 +158,19 @@ def _read_table(path: Path) -> Any:
         raise DataError(f"The manifest {path} is no readable table ({what}). Restore or rewrite it.") from None
 
 
+def _texts(column: Any) -> Any:
+    """What a column of any type says, "" where it says nothing."""
+    return column.astype(str).mask(column.isna(), "").str.strip()
+
+
 def _seconds(path: Path, table: Any, column: str) -> npt.NDArray[np.float64]:
     import pandas as pd
 
     if column not in table:
         return np.full(len(table), np.nan)
     given = table[column]
-    seconds: npt.NDArray[np.float64] = pd.to_numeric(given, errors="coerce").to_numpy(dtype=float)
-    wrong = given.notna().to_numpy() & ~(np.isfinite(seconds) & (seconds >= 0))
+    seconds: npt.NDArray[np.float64] = pd.to_numeric(given, errors="coerce").to_numpy(dtype=float, na_value=np.nan)
+    wrong = given.notna().to_numpy() & ~((seconds >= 0) & (seconds < _MOST_SECONDS))
     if wrong.any():
         raise DataError(f"Row {_first(wrong)} of the manifest {path} has no seconds in {column}. Mend the row.")
     return seconds

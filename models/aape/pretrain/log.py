@@ -20,6 +20,10 @@ from aape_bench.progress import Progress, Silent
 from aape_bench.storage import storage_error, write_text
 
 LOG = "log.csv"
+#: Distributions of alpha and beta, at every checkpoint.
+MODES = "modes.csv"
+#: Audio that could not be used, and why, one file per process.
+BROKEN = "broken{}.csv"
 #: Its columns. Those of TIMING say how it ran; all others are equal however often the run was cut and resumed.
 COLUMNS = {
     "step": "steps done",
@@ -58,9 +62,17 @@ class Table:
     """A CSV file that grows by whole lines and can be cut at a step; the step is its first column."""
 
     def __init__(self, path: Path, columns: Sequence[str], step: int) -> None:
-        """Open for appending rows after `step`; what a killed run wrote beyond it, or half a line, is cut off."""
+        """Open for appending rows after `step`; what a killed run wrote beyond it, or half a line, is cut off.
+
+        Raises StorageError.
+        """
         self.path, self.columns = path, list(columns)
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+        try:
+            # a crash of the machine may leave any bytes
+            text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+        except OSError as error:
+            raise storage_error(path, error) from error
+        lines = text.splitlines(keepends=True)
         kept = [line for line in lines[1:] if line.endswith("\n") and _step_of(line) <= step]
         write_text(path, _line(self.columns) + "".join(kept))
 
@@ -77,8 +89,9 @@ class Window:
     """Sums since the last row, to be saved with the state so that a resumed run logs the same means."""
 
     def __init__(self, state: Mapping[str, Any] | None = None) -> None:
-        self.sums: dict[str, float] = dict(state["sums"]) if state else {}
-        self.steps: int = state["steps"] if state else 0
+        sums: Mapping[str, float] = state["sums"] if state else {}
+        self.sums = {name: float(total) for name, total in sums.items()}
+        self.steps = int(state["steps"]) if state else 0
 
     def add(self, values: Mapping[str, float]) -> None:
         """Count one step."""

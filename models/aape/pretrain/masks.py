@@ -15,12 +15,15 @@ from aape_bench.models.aape.pretrain.config import PretrainConfig
 from aape_bench.randomness import numpy_stream
 
 
-def batch_masks(config: PretrainConfig, seed: int, step: int, clips: Tensor, steps: int, rows: int) -> Tensor:
+def batch_masks(
+    config: PretrainConfig, seed: int, step: int, clips: Tensor, steps: int, rows: int, again: Tensor | None = None
+) -> Tensor:
     """`keep_indices` with a resolved config's settings."""
     return keep_indices(
         *(seed, step, clips, config.masks, steps, rows, config.keep, config.mask_block),
         excess=config.mask_excess,
         fewest=config.mask_fewest,
+        again=again,
     )
 
 
@@ -36,22 +39,28 @@ def keep_indices(
     *,
     excess: float = PretrainConfig.mask_excess,
     fewest: int = PretrainConfig.mask_fewest,
+    again: Tensor | None = None,
 ) -> Tensor:
     """The patches that every view keeps, as positions in the flattened (steps x rows) grid.
 
-    A mask depends on (seed, step, clip, its number) alone: not on the other clips of the batch, nor on how many
+    A mask depends on (seed, step, clip, again, its number) alone: not on the other clips of the batch, nor on how many
     masks there are. Parts of blocks that leave the grid are lost.
 
-    clips: (n,) int64, index of each clip in the source list. keep: share; block, excess, fewest: as in
-    PretrainConfig. Returns (n, masks, round(keep * steps * rows)) int64 on the CPU, ascending.
+    clips: (n,) int64, index of each clip in the source list. again: (n,) int64, what tells crops of one clip apart
+    within the step, None: there is one of each. keep: share; block, excess, fewest: as in PretrainConfig.
+    Returns (n, masks, round(keep * steps * rows)) int64 on the CPU, ascending.
     """
     cells = steps * rows
     kept = round(keep * cells)
     side = block or block_side(steps, rows, keep, excess, fewest)
     count = max(1, int(blocks_of(side, steps, rows, keep, excess)))
     # A mask is a row of one draw per clip, so that it does not depend on their number.
+    streams = zip(clips.tolist(), [0] * len(clips) if again is None else again.tolist(), strict=True)
     draws = np.stack(
-        [numpy_stream(seed, "mask", step, clip).random((masks, count + cells)) for clip in clips.tolist()]
+        [
+            numpy_stream(seed, "mask", step, clip, *([crop] if crop else [])).random((masks, count + cells))
+            for clip, crop in streams
+        ]
     ).reshape(-1, count + cells)
     centre = (draws[:, :count] * cells).astype(np.int64)
     in_step = _reach(centre // rows, steps, side)

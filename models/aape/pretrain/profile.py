@@ -188,7 +188,7 @@ def _step(encoder_config: AapeConfig, config: PretrainConfig, device: str) -> Ca
         trainer = Trainer(launch(device, 1, config.precision), encoder_config, config, 0)
         samples, clips = round(config.clip_seconds * SAMPLE_RATE), torch.arange(config.batch)
         audio = _noise(config.batch, samples).clamp(-4, 4) / 8
-        batch = Batch(audio, torch.full((config.batch,), samples), clips, clips, 0)
+        batch = Batch(audio, torch.full((config.batch,), samples), clips, clips, torch.zeros_like(clips), 0)
         return lambda: trainer.step(0, batch)
 
     return build

@@ -13,7 +13,7 @@ from aape_bench import environment
 from aape_bench.models.aape.config import AapeConfig
 from aape_bench.models.aape.pretrain import diagnostics, schedule
 from aape_bench.models.aape.pretrain.data import Loader
-from aape_bench.models.aape.pretrain.log import COLUMNS, LOG, Monitor, Row, Table, TensorBoard, Window
+from aape_bench.models.aape.pretrain.log import COLUMNS, LOG, MODES, Monitor, Row, Table, TensorBoard, Window
 from aape_bench.models.aape.pretrain.state import Folder
 from aape_bench.models.aape.pretrain.trainer import Trainer
 
@@ -35,10 +35,11 @@ class Recorder:
     ) -> None:
         self.trainer, self.loader, self.progress, self.board = trainer, loader, progress, board
         self.step: int = state["step"] if state else 0
-        self.window = Window(state["window"] if state else None)
-        self.seconds_before: float = state["seconds"] if state else 0.0
+        with folder.intact():
+            self.window = Window(state["window"] if state else None)
+            self.seconds_before = float(state["seconds"]) if state else 0.0
         self.rows = Table(folder.path / LOG, list(COLUMNS), self.step)
-        self.modes = Table(folder.path / "modes.csv", MODES_COLUMNS, self.step)
+        self.modes = Table(folder.path / MODES, MODES_COLUMNS, self.step)
         self.warned: set[str] = set()
         self.started = self.row_started = time.monotonic()
         self.row_waited, self.row_first = loader.waited, self.step

@@ -28,6 +28,7 @@ from aape_bench.models.aape.pretrain.sources import Source, digest_of, opened
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _LARGEST_HEADER = 16 << 20
 _MOST_SHARDS = 1_000_000
+_MOST_DIGITS = 100
 _BUFFER = 1 << 18
 _MOST_IN_MEMORY = 64 << 20
 
@@ -59,6 +60,11 @@ class Shards(Source):
         self.remarks = tuple(remarks)
         self.digest = digest_of([*(path.name for path in paths), *self._names], self._spans)
 
+    def places(self) -> Iterator[str]:
+        """See `Source`."""
+        tars = [str(path.resolve()) for path in self._paths]
+        return (f"{tars[shard]}\0{offset}" for shard, offset, _ in self._spans.tolist())
+
     def name(self, clip: int) -> str:
         """The shard and the member's name in it."""
         return f"{self._paths[int(self._spans[clip, 0])]}: {ascii(self._names[clip])[1:-1]}"
@@ -77,20 +83,23 @@ def is_shards(text: str) -> bool:
 
 
 def read_shards(text: str) -> Shards:
-    """Shards by name, glob or braces: 'a/train-{000..099}.tar', 'a/*.tar', 'a/{x,y}.tar'.
+    """Shards by name, glob or braces, each once: 'a/train-{000..099}.tar', 'a/*.tar', 'a/{x,y}.tar'.
 
-    Raises DataError where there are none, one is missing, compressed or no tar, or no audio is in them.
+    Raises DataError where a name or pattern has none, one is compressed or no tar, or no audio is in them.
     """
-    names = [str(Path(name).expanduser()) for name in expand_braces(text)]
-    paths = [Path(found) for name in names for found in (sorted(glob.glob(name)) if _has_glob(name) else [name])]  # noqa: PTH207
-    if not paths:
-        raise DataError(f"No file matches {text}. Correct --audio.")
-    for path in paths:
+    paths: dict[Path, Path] = {}  # by where they really are: patterns may overlap
+    for name in map(os.path.expanduser, expand_braces(text)):
+        found = sorted(glob.glob(name)) if _has_glob(name) else [name]  # noqa: PTH207
+        if not found:
+            raise DataError(f"No file matches {name}. Correct --audio.")
+        for path in map(Path, found):
+            paths.setdefault(path.resolve(), path)
+    for path in paths.values():
         if path.name.lower().endswith(_COMPRESSED):
             raise DataError(f"{path} is compressed, so its members cannot be read one by one. Repack it as plain .tar.")
         if not path.is_file():
             raise DataError(f"There is no tar file {path}. Correct --audio.")
-    shards = Shards(paths)
+    shards = Shards(list(paths.values()))
     if not len(shards):
         raise DataError(f"There is no audio in {text}: no member of the tar files is audio by its ending.")
     return shards
@@ -103,9 +112,10 @@ def expand_braces(text: str) -> list[str]:
     for piece in re.split(r"(\{[^{}]*\})", text):
         inner = piece[1:-1] if piece.startswith("{") and piece.endswith("}") else None
         if inner is not None and (ends := re.fullmatch(r"(\d+)\.\.(\d+)", inner)):
-            first, last = int(ends[1]), int(ends[2])
-            if abs(last - first) >= _MOST_SHARDS:
+            # Python refuses to read thousands of digits
+            if max(map(len, ends.groups())) > _MOST_DIGITS or abs(int(ends[2]) - int(ends[1])) >= _MOST_SHARDS:
                 raise DataError(f"{text} names more than {_MOST_SHARDS} files.")
+            first, last = int(ends[1]), int(ends[2])
             numbers = range(first, last + 1) if first <= last else range(first, last - 1, -1)
             pieces.append([str(number).zfill(len(ends[1])) for number in numbers])
         elif inner is not None and "," in inner:
@@ -130,8 +140,12 @@ def _members(path: Path) -> tuple[list[tuple[str, int, int]], str]:
             total = os.fstat(handle.fileno()).st_size
             try:
                 with tarfile.open(fileobj=_Headers(handle), mode="r:") as tar:  # type: ignore[call-overload]
+                    at = 0
                     while (member := tar.next()) is not None:
                         tar.members = []  # it would keep them all
+                        if member.size < 0 or tar.offset <= at:  # a negative size leads back, and round for ever
+                            return members, "a damaged header"
+                        at = tar.offset
                         if member.offset_data + member.size > total:
                             return members, "a member is longer than the file"
                         if member.isreg() and not member.issparse():
@@ -139,7 +153,7 @@ def _members(path: Path) -> tuple[list[tuple[str, int, int]], str]:
                     handle.seek(tar.offset)
                     # tarfile takes a damaged header for the end
                     return members, "" if not handle.read(tarfile.BLOCKSIZE).strip(b"\0") else "a damaged header"
-            except (tarfile.TarError, ValueError, OverflowError, EOFError) as error:
+            except (tarfile.TarError, ValueError, OverflowError, EOFError, RecursionError) as error:
                 if members:
                     return members, str(error)
                 raise DataError(f"{path} is damaged or no tar file ({error}). Correct --audio.") from None

@@ -20,7 +20,7 @@ import os
 import stat
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ import numpy.typing as npt
 
 from aape_bench.errors import BrokenAudio, DataError, UsageError
 from aape_bench.identity import digest
+from aape_bench.metadata import shown
 from aape_bench.models.aape.pretrain.crops import SAMPLE_RATE, Crop, read_crop
 
 Ids = npt.NDArray[np.int64]
@@ -54,6 +55,10 @@ class Source(ABC):
 
     def __len__(self) -> int:
         return len(self.origins)
+
+    def places(self) -> Iterable[str]:
+        """Where every file is, in the order of their numbers: equal for one file under two names. (Made: none.)"""
+        return ()
 
     @abstractmethod
     def name(self, clip: int) -> str:
@@ -87,6 +92,10 @@ class Files(Source):
         self.remarks = remarks
         self.digest = digest_of(names, self.files, self.origins, np.zeros(0) if spans is None else spans)
 
+    def places(self) -> Iterator[str]:
+        """See `Source`."""
+        return real_places(self._root, self._names)
+
     def name(self, clip: int) -> str:
         """The path of its file."""
         return os.path.join(self._root, self._names[self.files[clip]])  # noqa: PTH118  # a Path takes 10 times as long
@@ -104,16 +113,20 @@ class Files(Source):
 
 
 class Joined(Source):
-    """Several sources as one, in their order."""
+    """Several sources as one, in their order. Clips of one file are of one recording, whichever sources name it."""
 
     def __init__(self, parts: Sequence[Source]) -> None:
         self._parts = parts
         self._first = np.cumsum([0, *(len(part) for part in parts)])
         self.origins = _side_by_side([part.origins for part in parts])
-        self.files = _side_by_side([part.files for part in parts])
-        self.digest = digest([part.digest for part in parts])
+        self.files, again = _files_of(parts)
+        remarks = [remark for part in parts for remark in part.remarks]
+        if len(again):
+            self.origins = _one_origin(self.origins, self.files, again)
+            remarks.append(f"{len(again)} files are named by more than one --audio and come as often in an epoch.")
+        self.digest = digest_of([part.digest for part in parts], self.files, self.origins)
         self.generators = tuple(sorted({name for part in parts for name in part.generators}))
-        self.remarks = tuple(remark for part in parts for remark in part.remarks)
+        self.remarks = tuple(remarks)
 
     def name(self, clip: int) -> str:
         part, clip = self._place(clip)
@@ -151,9 +164,16 @@ def open_source(texts: Sequence[str]) -> Source:
 
     Raises UsageError or DataError where there is no such thing or no audio in it.
     """
-    if not texts:
-        raise UsageError("No audio is named. Name a folder, a manifest, shards or generated:modulation with --audio.")
-    parts = [_open_part(text) for text in texts]
+    if not all(texts) or not texts:
+        what = "An --audio is empty, as a variable that is not set makes it" if texts else "No audio is named"
+        raise UsageError(f"{what}. Name a folder, a manifest, shards or generated:modulation with --audio.")
+    parts = []
+    for text in texts:
+        try:
+            parts.append(_open_part(text))
+        except OSError as error:  # a name that is too long, for example
+            reason = error.strerror or error
+            raise DataError(f"--audio {shown(text)} cannot be opened ({reason}). Correct it.") from None
     return parts[0] if len(parts) == 1 else Joined(parts)
 
 
@@ -162,10 +182,12 @@ def _open_part(text: str) -> Source:
 
     if text == "generated" or text.startswith("generated:"):
         kind, _, count = text.removeprefix("generated").removeprefix(":").partition(":")
-        if kind not in ("", "modulation") or not (count or "1").isdecimal() or not 0 < int(count or 1) <= 10**9:
-            raise UsageError(f'There is no generated audio "{text}". There is generated:modulation[:CLIPS].')
-        return Modulated(int(count or 10000))
-    path = Path(text).expanduser()
+        number = count or "10000"
+        # Python refuses to read thousands of digits
+        if kind not in ("", "modulation") or not number.isdecimal() or len(number) > 10 or not 0 < int(number) <= 10**9:
+            raise UsageError(f"There is no generated audio {shown(text)}. There is generated:modulation[:CLIPS].")
+        return Modulated(int(number))
+    path = Path(os.path.expanduser(text))  # noqa: PTH111  Path's own raises where there is no such user
     if path.is_dir():
         return listing.read_folder(path)
     if shards.is_shards(text):
@@ -208,6 +230,16 @@ def _open(name: str) -> int:
     raise AssertionError
 
 
+def real_places(root: str, names: Iterable[str]) -> Iterator[str]:
+    """Where files are, whatever they are called from where; of links, those of folders are followed."""
+    folders: dict[str, str] = {}  # a file's own links would cost a question to the disk for each
+    for name in names:
+        folder, file = os.path.split(os.path.join(root, name))  # noqa: PTH118
+        if (real := folders.get(folder)) is None:
+            real = folders[folder] = os.path.realpath(folder)
+        yield f"{real}/{file}"
+
+
 def digest_of(names: Sequence[str], *arrays: npt.NDArray[Any]) -> str:
     """SHA-256 (hex) over names and numbers."""
     content = hashlib.sha256("\0".join(names).encode("utf-8", "surrogateescape"))
@@ -219,3 +251,32 @@ def digest_of(names: Sequence[str], *arrays: npt.NDArray[Any]) -> str:
 def _side_by_side(ids: Sequence[Ids]) -> Ids:
     first = np.cumsum([0, *(int(part.max()) + 1 for part in ids)])
     return np.concatenate([part + offset for part, offset in zip(ids, first[:-1], strict=True)])
+
+
+def _files_of(parts: Sequence[Source]) -> tuple[Ids, Ids]:
+    """Every clip's file, numbered over all parts: a number of its own for each place; and those that parts share."""
+    known: dict[str, int] = {}
+    numbers, again, first = [], set[int](), 0
+    for part in parts:
+        count = int(part.files.max()) + 1
+        own = np.arange(first, first + count)
+        for file, place in enumerate(part.places()):
+            if (number := known.setdefault(place, first + file)) != first + file:
+                own[file] = number
+                again.add(number)
+        numbers.append(own[part.files])
+        first += count
+    return np.concatenate(numbers), np.array(sorted(again), np.int64)
+
+
+def _one_origin(origins: Ids, files: Ids, shared: Ids) -> Ids:
+    """Origins, those made one that have clips of one of the shared files."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    clips = np.flatnonzero(np.isin(files, shared))
+    first_file = int(origins.max()) + 1
+    nodes = first_file + int(files.max()) + 1
+    links = coo_array((np.ones(len(clips)), (origins[clips], first_file + files[clips])), shape=(nodes, nodes))
+    groups = connected_components(links, directed=False)[1]
+    return np.asarray(np.unique(groups[origins], return_inverse=True)[1], dtype=np.int64)

@@ -1,6 +1,6 @@
 """A training run on disk: whose folder it is, checkpoints whole or absent, and which of them stay.
 
-    config.json                the run: settings, seed and audio; another run is refused
+    config.json                the run: settings, seed and audio; another run is refused once there is a checkpoint
     teacher-STEP.safetensors   what `run --weights` evaluates, with config and card; `student-STEP` likewise
     state-STEP.pt              everything that `--resume` needs; written last, so that it marks a whole checkpoint
 
@@ -13,13 +13,14 @@ import json
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aape_bench.errors import CheckpointError, StorageError, UsageError
-from aape_bench.storage import atomic_write, write_json
+from aape_bench.errors import BenchError, CheckpointError, StorageError, UsageError
+from aape_bench.models.aape.pretrain.log import BROKEN, LOG, MODES
+from aape_bench.storage import atomic_write, check_writable, create_json, write_json
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 FORMAT = 1
 SETTINGS = "config.json"
 _FILES = {"teacher": "teacher-{}.safetensors", "student": "student-{}.safetensors", "state": "state-{}.pt"}
+_BROKEN = re.compile(re.escape(BROKEN).replace(r"\{\}", r"(-\d+)?"))
+#: What `atomic_write` calls a file that is not whole yet.
+_DRAFT = re.compile(r"\.[0-9a-f]{16}\.tmp")
 #: Bytes that a checkpoint leaves free on the disk, for the log and for whoever else writes there.
 _RESERVE = 16 * 2**20
 
@@ -44,24 +48,34 @@ class Folder:
     def steps(self, kind: str = "state") -> list[int]:
         """Steps after which there is a file of that kind, in order."""
         pattern = re.compile(re.escape(_FILES[kind]).replace(r"\{\}", r"(\d+)"))
-        names = [path.name for path in self.path.iterdir()] if self.path.is_dir() else []
-        return sorted(int(found[1]) for name in names if (found := pattern.fullmatch(name)))
+        return sorted(int(found[1]) for name in self._names() if (found := pattern.fullmatch(name)))
+
+    def _names(self) -> list[str]:
+        return sorted(path.name for path in self.path.iterdir()) if self.path.is_dir() else []
+
+    def _begun(self) -> bool:
+        """Whether there is any part of a checkpoint."""
+        return any(self.steps(kind) for kind in _FILES)
 
     def check(self, run: Mapping[str, Any], resume: bool) -> None:
         """Raise UsageError where the folder belongs to another run, or to this one and it is not to go on.
 
-        run: what decides the result, as JSON: nested settings by name.
+        run: what decides the result, as JSON: nested settings by name. Settings without a checkpoint bind no one:
+        that training failed before its first.
         """
         there = self._settings()
         if there is None:
-            if kinds := [kind for kind in _FILES if self.steps(kind)]:
+            found = [f"{kind} files" for kind in _FILES if self.steps(kind)]
+            found += [name for name in self._names() if name in (LOG, MODES) or _BROKEN.fullmatch(name)]
+            if found:
                 raise UsageError(
-                    f"{self.path} holds {kinds[0]} files, but no {SETTINGS} that says of what training. Choose another "
+                    f"{self.path} holds {found[0]}, but no {SETTINGS} that says of what training. Choose another "
                     "folder with --out."
                 )
             return
         wanted = json.loads(json.dumps(dict(run)))
-        if difference := _difference(there, wanted):
+        of_a_training = there.keys() == wanted.keys()  # and not of whatever else calls its settings so
+        if (self._begun() or not of_a_training) and (difference := _difference(there, wanted)):
             raise UsageError(
                 f"{self.path} belongs to another training: {difference}. Choose another folder with --out, or name "
                 "the settings, the seed and the audio of that training."
@@ -79,7 +93,10 @@ class Folder:
             return dict(settings["run"])
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except NotADirectoryError:
+            file = next((place for place in path.parents if place.is_file()), self.path)
+            raise UsageError(f"{file} is a file, where --out wants a folder. Choose another with --out.") from None
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise UsageError(
                 f"{path} cannot be read as the settings of a training ({error}). Choose another folder with --out."
             ) from None
@@ -88,11 +105,27 @@ class Folder:
     def claimed(self, run: Mapping[str, Any], about: Mapping[str, Any]) -> Iterator[None]:
         """Write the settings and keep other processes out of the folder until the block ends.
 
-        about: what else config.json says; it decides nothing. Half-written files of a killed run are removed.
+        about: what else config.json says; it decides nothing. Half-written files of a killed run are removed, and what
+        one without a checkpoint has left. Raises UsageError where another process is there, StorageError where the
+        folder cannot be written.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        if self._settings() is None:
-            write_json(self.path / SETTINGS, {"format": FORMAT, "run": dict(run), **about})
+        check_writable(self.path, "--out")
+        settings = {"format": FORMAT, "run": dict(run), **about}
+        new = create_json(self.path / SETTINGS, settings)
+        with ExitStack() as held:
+            held.enter_context(self._locked())
+            if not new and not self._begun():
+                write_json(self.path / SETTINGS, settings)
+                held.enter_context(self._locked())  # the lock was on the file that this one has replaced
+                for name in filter(_BROKEN.fullmatch, self._names()):  # would be continued, perhaps of other audio
+                    (self.path / name).unlink()
+            for name in filter(_DRAFT.fullmatch, self._names()):
+                if (self.path / name).is_file():
+                    (self.path / name).unlink()
+            yield
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
         with (self.path / SETTINGS).open() as handle:
             with suppress(ImportError):  # no such locks on Windows
                 import fcntl
@@ -105,8 +138,6 @@ class Folder:
                     ) from None
                 except OSError:  # a file system without locks
                     pass
-            for draft in self.path.glob(".*.tmp"):
-                draft.unlink(missing_ok=True)
             yield
 
     def check_room(self, size: int) -> None:
@@ -125,11 +156,17 @@ class Folder:
         return f"The last checkpoint is that of step {done[-1]}." if done else "There is no checkpoint yet."
 
     def write_state(self, step: int, state: Mapping[str, Any]) -> None:
-        """Write what resumes: tensors, numbers, text, lists and dictionaries of them."""
+        """Write what resumes: tensors, numbers, text, lists and dictionaries of them. Raises StorageError."""
         import torch
 
         with atomic_write(self.file("state", step)) as handle:
-            torch.save({"format": FORMAT, "step": step, **state}, handle)
+            try:
+                torch.save({"format": FORMAT, "step": step, **state}, handle)
+            except RuntimeError as error:
+                # torch's archive only counts the bytes that are missing; what the disk said is behind that
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
 
     def read_state(self) -> dict[str, Any] | None:
         """The newest state, on the CPU, or None where there is none. Raises CheckpointError where it is damaged."""
@@ -139,19 +176,35 @@ class Folder:
         if not done:
             return None
         path = self.file("state", done[-1])
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+        with self.intact():
+            try:
+                state = torch.load(path, map_location="cpu", weights_only=True)
+            except OSError as error:
+                raise CheckpointError(f"{path} cannot be read ({error.strerror or error}).") from None
             if state["format"] != FORMAT or state["step"] != done[-1]:
                 raise ValueError("of another format or step")
-        except OSError as error:
-            raise CheckpointError(f"{path} cannot be read ({error.strerror or error}).") from None
+            return {**state, "step": done[-1]}
+
+    @contextmanager
+    def intact(self) -> Iterator[None]:
+        """Within the block the newest state is taken in: raises CheckpointError where something of it does not fit."""
+        import torch
+
+        try:
+            yield
+        except (BenchError, MemoryError, torch.cuda.OutOfMemoryError):  # no fault of the file
+            raise
         except Exception as error:  # whatever a damaged archive leads to
+            done = self.steps()
             before = f"step {done[-2]}" if len(done) > 1 else "the beginning"
-            what = str(error).split(chr(10))[0][:200]
+            first, _, more = str(error).partition("\n")
+            # torch's message on weights that do not fit begins with a line that says no more than that
+            what = more.partition("\n")[0].strip() if first.endswith(":") and more else first
+            what = f"it has no {what}" if isinstance(error, KeyError) else what[:200].rstrip(".")
+            path = self.file("state", done[-1])
             raise CheckpointError(
                 f"{path} is damaged ({what}). Delete it; --resume then goes on from {before}."
             ) from None
-        return dict(state)
 
     def prune(self, keep: int) -> None:
         """Delete all but the newest `keep` checkpoints, with what is left of older ones."""

@@ -114,7 +114,7 @@ class Trainer:
 
     def _losses(self, number: int, part: Batch) -> Losses:
         device = self.fabric.device
-        keep = masks.batch_masks(self.config, self.seed, number, part.clip, *self.pretrainer.grid)
+        keep = masks.batch_masks(self.config, self.seed, number, part.clip, *self.pretrainer.grid, part.again)
         audio, lengths = part.audio.to(device, non_blocking=True), part.lengths.to(device, non_blocking=True)
         log_mel = self.pretrainer.log_mel(audio, lengths)
         self.sample = log_mel[:SAMPLE]
@@ -182,6 +182,7 @@ def split(batch: Batch, parts: int) -> Iterator[Batch]:
             lengths=batch.lengths[here],
             source=batch.source[here],
             clip=batch.clip[here],
+            again=batch.again[here],
         )
 
 

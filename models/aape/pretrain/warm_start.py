@@ -13,10 +13,10 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aape_bench.checkpoint import CheckpointHeader, read_header
+from aape_bench.checkpoint import CheckpointHeader, is_common_float, read_header
 from aape_bench.errors import CheckpointError
 from aape_bench.identity import file_digest
-from aape_bench.models.aape.config import VitConfig
+from aape_bench.models.aape.config import AapeConfig, VitConfig
 from aape_bench.overlap import TrainingAudio
 
 if TYPE_CHECKING:
@@ -25,7 +25,13 @@ if TYPE_CHECKING:
     from aape_bench.models.aape.encoder import AapeEncoder
 
 _MODELS = ("aape", "vit")
-_MAY_DIFFER = ("preset", "clip_frames")
+#: Settings that decide nothing of a trained function but what shapes show, or only with what weights it began.
+_MAY_DIFFER = (
+    *("preset", "clip_frames", "lambda_width", "lambda_layers"),
+    *("init_std", "lambda_head_std", "fusion_init", "fusion_rms"),
+)
+#: Stems without SBLU or control, whose weights any other stem can begin with.
+_BARE = ("plain", "lowpass")
 #: What a plain encoder lacks.
 _ADDED = ("stem.unit.", "stem.fusion.")
 
@@ -53,7 +59,11 @@ _WRITES_NO_TOKENS = re.compile(r"\.(qkv|mlp\.0)\.")
 def lacks_stem(path: Path) -> bool:
     """Whether a checkpoint is of an encoder without SBLU or control in its stem. Raises CheckpointError."""
     about = read_header(path)
-    return about.model not in _MODELS or about.config.get("stem", "plain") in ("plain", "lowpass")
+    return about.model not in _MODELS or _stem(about) in _BARE
+
+
+def _stem(about: CheckpointHeader) -> object:
+    return about.config.get("stem", "plain")
 
 
 def checkpoint_digest(path: Path) -> str:
@@ -65,7 +75,7 @@ def checkpoint_digest(path: Path) -> str:
 def load(encoder: AapeEncoder, path: Path) -> TrainingAudio:
     """Load what a file has of an encoder's weights; what it was trained on.
 
-    Raises CheckpointError where the file is no safetensors file, of other shapes, or of another order of norms.
+    Raises CheckpointError where the file is no safetensors file, of other shapes, or of another function.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -75,10 +85,11 @@ def load(encoder: AapeEncoder, path: Path) -> TrainingAudio:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"The checkpoint {path} is damaged ({error}). Copy the file again.") from None
+    turned = False
     if about.model in _MODELS:
         _check_settings(encoder.config, about, path)
     else:
-        tensors = _translated(tensors, encoder.config, path)
+        tensors, turned = _translated(tensors, encoder.config, path)
     own = encoder.state_dict()
     for name, tensor in own.items():
         if name in tensors:
@@ -87,20 +98,30 @@ def load(encoder: AapeEncoder, path: Path) -> TrainingAudio:
                     f"--init {path} does not fit the model: {name} is {list(tensors[name].shape)} there and "
                     f"{list(tensor.shape)} in the model. Name its settings with --set model.key=value."
                 )
+            if not is_common_float(tensors[name]):
+                raise CheckpointError(
+                    f"--init {path} does not fit the model: {name} is of type {tensors[name].dtype}. Convert it to "
+                    f"{tensor.dtype}."
+                )
             if not tensors[name].isfinite().all():
                 raise CheckpointError(f"--init {path} holds NaN or infinite values, in {name}.")
         elif not name.startswith(_ADDED):
             raise CheckpointError(f"--init {path} does not fit the model: it has no {name}.")
     if extra := sorted(set(tensors) - set(own)):
         raise CheckpointError(f"--init {path} does not fit the model, which has no {extra[0]}.")
+    if turned:
+        tensors = _half_turned(tensors)
     encoder.load_state_dict({**own, **{name: tensor.to(own[name]) for name, tensor in tensors.items()}})
     # of what other programs trained on nothing is known
     return TrainingAudio.from_card(about.card) or TrainingAudio(complete=False)
 
 
 def _check_settings(config: VitConfig, about: CheckpointHeader, path: Path) -> None:
-    for field in dataclasses.fields(VitConfig):
-        if field.metadata.get("inference") or field.name in _MAY_DIFFER or field.name not in about.config:
+    replaced = _stem(about) in _BARE and _stem(about) != getattr(config, "stem", "plain")
+    for field in dataclasses.fields(VitConfig if replaced else config):
+        if field.metadata.get("inference") or field.metadata.get("execution") or field.name not in about.config:
+            continue
+        if field.name in _MAY_DIFFER or (field.name in ("alpha_init", "input_rms") and not _scales(config, field.name)):
             continue
         here, there = getattr(config, field.name), about.config[field.name]
         if here != there:
@@ -110,8 +131,15 @@ def _check_settings(config: VitConfig, about: CheckpointHeader, path: Path) -> N
             )
 
 
-def _translated(tensors: dict[str, Tensor], config: VitConfig, path: Path) -> dict[str, Tensor]:
-    """Weights of EAT's or timm's naming under our names, on our order of channels."""
+def _scales(config: VitConfig, name: str) -> bool:
+    """Whether the fusion's fixed scales hang on a setting that otherwise is of the initial weights alone."""
+    if not isinstance(config, AapeConfig):
+        return False
+    return config.measures_energy or (name == "alpha_init" and config.stem == "lambda_only")
+
+
+def _translated(tensors: dict[str, Tensor], config: VitConfig, path: Path) -> tuple[dict[str, Tensor], bool]:
+    """Weights of EAT's or timm's naming under our names; whether the halves of their channels are to be exchanged."""
     found: dict[str, Tensor] = {}
     positions = None
     for full, tensor in tensors.items():
@@ -123,7 +151,7 @@ def _translated(tensors: dict[str, Tensor], config: VitConfig, path: Path) -> di
             order = {"pre_norm": "post", "context_encoder": "post", "norm": "pre"}.get(name.partition(".")[0])
             if order not in (None, config.norm):
                 raise CheckpointError(f"--init {path} is of norm={order}, not {config.norm}. Set model.norm={order}.")
-    return _half_turned(found) if positions is not None and _rows_first(positions, config, path) else found
+    return found, positions is not None and _rows_first(positions, config, path)
 
 
 def _renamed(name: str, full: str, path: Path) -> str:
@@ -141,10 +169,11 @@ def _rows_first(positions: Tensor, config: VitConfig, path: Path) -> bool:
 
     from aape_bench.models.aape.backbone import grid_positions
 
-    theirs = positions.reshape(-1, positions.shape[-1]).float()
+    fits = positions.ndim > 1 and positions.shape[-1] == config.dim and not positions.is_complex()
+    theirs = positions.reshape(-1, config.dim).float() if fits else torch.zeros(0, config.dim)
     steps = min(len(theirs) // config.rows, config.clip_frames // config.patch_frames)
     theirs = theirs[: steps * config.rows]
-    if theirs.shape[-1] == config.dim and steps:
+    if steps:
         ours = grid_positions(steps, config.rows, config.dim, config.position_base).flatten(0, 1)
         if torch.allclose(theirs, ours, atol=1e-4):
             return False

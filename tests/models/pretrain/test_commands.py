@@ -169,11 +169,14 @@ def test_inspect_draws_a_checkpoint(cli: Cli, audio: Path, tmp_path: Path) -> No
     status, out, err = cli("inspect", teacher, "--out", tmp_path / "figures", "--audio", audio, "--clips", 12)
     assert status == 0, err
     assert "beta (Hz)" in out
-    names = {f"{name}.{kind}" for name in ("kernels", "responses", "modes") for kind in ("csv", "png", "svg")}
-    assert {path.name for path in (tmp_path / "figures").iterdir()} == {*names, "training.png", "training.svg"}
+    pictures = {f"{name}.{kind}" for name in ("kernels", "responses", "modes", "training") for kind in ("png", "svg")}
+    tables = {"kernels.csv", "responses.csv", "distributions.csv"}
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == pictures | tables
+    # the training's own folder loses nothing to it
+    assert not tables & {path.name for path in (tmp_path / "out").iterdir()}
     assert (tmp_path / "figures" / "modes.png").read_bytes()[:4] == b"\x89PNG"
     assert "folds at the patch rate" in (tmp_path / "figures" / "responses.svg").read_text()
-    with (tmp_path / "figures" / "modes.csv").open(newline="") as handle:
+    with (tmp_path / "figures" / "distributions.csv").open(newline="") as handle:
         table = list(csv.DictReader(handle))
     assert len(table) == 2 * 8 * 16
     status, _, err = cli("inspect", teacher, "--out", tmp_path / "unheard")
@@ -228,6 +231,8 @@ def test_profile_measures_a_step(cli: Cli) -> None:
         (("--part", "stem"), "There is: stems, kernels, step"),
         (("--model", "logmel"), 'not "logmel"'),
         (("--batch", "1,x"), "whole numbers from 1"),
+        (("--peak-tflops", "0"), "takes a number above 0, not 0"),
+        (("--peak-tflops", "nan"), "takes a number above 0, not nan"),
     ],
 )
 def test_profile_refuses_what_it_does_not_know(cli: Cli, option: tuple[str, str], reason: str) -> None:

@@ -35,8 +35,8 @@ def take(loader: Loader, count: int, first: int = 0) -> list[Batch]:
 
 
 def equal(one: Batch, other: Batch) -> bool:
-    pairs = ((one.audio, other.audio), (one.lengths, other.lengths), (one.source, other.source), (one.clip, other.clip))
-    return all(torch.equal(a, b) for a, b in pairs)
+    names = ("audio", "lengths", "source", "clip", "again")
+    return all(torch.equal(getattr(one, name), getattr(other, name)) for name in names)
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +95,21 @@ def test_more_clips_than_a_batch_has_room_for_come_again_with_other_crops(folder
     (batch,) = take(Loader(source, config(batch=6), 0), 1)
     assert batch.clip.tolist() == batch.source.tolist() == [0] * 6
     assert len({audio.numpy().tobytes() for audio in batch.audio}) == 6
+
+
+def test_crops_of_one_clip_in_one_step_are_told_apart_on_every_rank(source: Source) -> None:
+    """Batches of more clips than there are, of an epoch's end and the next one's beginning, and of neither."""
+    for size in (3, len(source), 2 * len(source) + 2):
+        settings = config(batch=size)
+        for step, batch in enumerate(take(Loader(source, settings, 0), 5)):
+            crops = set(zip(batch.clip.tolist(), batch.again.tolist(), strict=True))
+            assert len(crops) == size
+            first_epoch = (step * size) // len(source)
+            own_turn = [(step * size + row) // len(source) == first_epoch for row in range(size)]
+            assert (batch.again == 0).tolist() == own_turn
+        if size % 2 == 0:
+            shares = [take(Loader(source, settings, 0, rank, 2), 5)[4].again for rank in range(2)]
+            assert torch.equal(torch.cat(shares), batch.again)
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
@@ -214,6 +229,23 @@ def test_broken_csv_goes_on_where_a_run_was_cut(tmp_path: Path) -> None:
     assert rows[0] == ["file", "reason"]
     assert [row[0] for row in rows].count('a "quoted", name.wav') == 1
     assert rows[-2:] == [["b.wav", "is truncated"], ["c.wav", "is truncated"]]
+
+
+@pytest.mark.parametrize("name", ["a\rb.wav", "a\r\nb.wav", "\udcff.wav", "\ud800\r.wav"])
+def test_odd_names_are_counted_once_by_a_resumed_run(tmp_path: Path, name: str) -> None:
+    for _ in range(2):
+        broken = BrokenFiles(tmp_path / "broken.csv")
+        broken.note(name, "is empty")
+        broken.note("plain.wav", "is empty")
+        assert len(broken) == 2
+    assert (tmp_path / "broken.csv").read_bytes().count(b"is empty") == 2
+
+
+def test_a_broken_csv_of_another_writer_is_continued(tmp_path: Path) -> None:
+    (tmp_path / "broken.csv").write_bytes(b"file,reason\na.wav,is empty\nb\rc.wav,is empty\n")
+    broken = BrokenFiles(tmp_path / "broken.csv")
+    broken.note("a.wav", "is empty")
+    assert len(broken) == 1
 
 
 class Slow(Modulated):

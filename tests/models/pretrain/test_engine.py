@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 import shutil
@@ -124,7 +125,7 @@ def test_a_run_is_the_loop_that_a_textbook_has(source: Source, unbroken: Path) -
     with closing(Loader(source, config, 0).batches(0)) as batches:
         for step in range(STEPS):
             batch = next(batches)
-            keep = batch_masks(config, 0, step, batch.clip, *model.grid)
+            keep = batch_masks(config, 0, step, batch.clip, *model.grid, batch.again)
             model(model.log_mel(batch.audio, batch.lengths), keep, batch.source).total.backward()
             trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
             norms.append(float(torch.nn.utils.clip_grad_norm_(trained, 4.0)))
@@ -191,6 +192,20 @@ def test_time_that_is_up_ends_the_run_with_a_checkpoint(source: Source, unbroken
     assert same_run(out, unbroken)
 
 
+def test_the_teacher_of_the_step_come_to_is_returned(source: Source, unbroken: Path, tmp_path: Path) -> None:
+    """Not one that a kill between the files of a checkpoint has left, nor none at all."""
+    out = Path(shutil.copytree(unbroken, tmp_path / "out"))
+    (out / "state-6.pt").unlink()
+    assert train(*settings(), source, out, 0, resume=True, minutes=0) == out / "teacher-5.safetensors"
+    train(*settings(), source, out, 0, resume=True)
+    (out / "teacher-6.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"teacher-6.safetensors is missing, though state-6.pt is there"):
+        train(*settings(), source, out, 0, resume=True)
+    (out / "state-6.pt").unlink()
+    train(*settings(), source, out, 0, resume=True)
+    assert same_run(out, unbroken)
+
+
 def test_another_runs_folder_is_refused(source: Source, unbroken: Path, tmp_path: Path) -> None:
     encoder, config = settings()
     with pytest.raises(UsageError, match="holds this training already, 6 steps of it"):
@@ -230,6 +245,38 @@ def test_a_damaged_state_is_named(source: Source, unbroken: Path, tmp_path: Path
     (out / "state-6.pt").unlink()
     train(*settings(), source, out, 0, resume=True)
     assert same_run(out, unbroken)
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda state: state.pop("loader"), "it has no 'loader'"),
+        (lambda state: state.pop("window"), "it has no 'window'"),
+        (lambda state: state.update(seconds="long"), "could not convert string to float"),
+        (lambda state: state.update(optimizer={"state": {}, "param_groups": []}), "different number of parameter"),
+        (lambda state: state["optimizer"]["state"][0].pop("exp_avg"), "it has no 'exp_avg'"),
+        (lambda state: state["optimizer"]["state"][0].update(exp_avg=torch.zeros(3)), "exp_avg is .3. for weights"),
+        (lambda state: state["model"].popitem(), "Missing key"),
+        (lambda state: state["loader"].update(hashes=torch.zeros(3, dtype=torch.int8)), "must be a divisor"),
+        (lambda state: state.update(step=7), "of step 7, there are 6"),
+    ],
+)
+def test_a_state_that_does_not_fit_is_named(
+    source: Source, unbroken: Path, tmp_path: Path, change: Callable[[dict[str, Any]], object], what: str
+) -> None:
+    out = Path(shutil.copytree(unbroken, tmp_path / "out"))
+    changed: dict[str, Any] = torch.load(out / "state-6.pt", weights_only=True)
+    change(changed)
+    torch.save(changed, out / f"state-{changed['step']}.pt")
+    with pytest.raises(CheckpointError, match=rf"state-\d.pt is damaged \(.*{what}.*\). Delete it; --resume then"):
+        train(*settings(), source, out, 0, resume=True)
+
+
+def test_settings_are_saved_with_those_that_do_not_decide(unbroken: Path) -> None:
+    encoder, config = settings()
+    saved = json.loads((unbroken / "config.json").read_text())["settings"]
+    assert saved == {"model": dataclasses.asdict(encoder), "pretrain": dataclasses.asdict(config)}
+    assert {"workers", "checkpoint_every", "log_every", "keep_checkpoints"} <= saved["pretrain"].keys()
 
 
 @pytest.mark.parametrize("what", ["masked", "contrastive", "gradient"])

@@ -74,7 +74,7 @@ def test_saturation_in_the_table_is_the_share_at_each_end(tmp_path: Path) -> Non
     alpha[:2, 1, 3], alpha[2:5, 1, 3] = 0.1001, 0.999
     beta = np.full((10, 8, 16), 1.0)
     write(Inspection(config, alpha, beta, 10), tmp_path)
-    with (tmp_path / "modes.csv").open(newline="") as handle:
+    with (tmp_path / "distributions.csv").open(newline="") as handle:
         table = list(csv.DictReader(handle))
     (row,) = (r for r in table if r["quantity"].startswith("alpha") and (r["subband"], r["mode"]) == ("1", "3"))
     assert (float(row["low end"]), float(row["high end"]), float(row["median"])) == (0.2, 0.3, 0.3)
@@ -94,7 +94,7 @@ def test_equal_checkpoints_make_equal_files(tmp_path: Path) -> None:
 
 def test_a_stem_without_kernels_is_drawn_without_them(tmp_path: Path) -> None:
     written = write(inspected(stem="lambda_only"), tmp_path)
-    assert [path.name for path in written] == ["modes.csv"]
+    assert [path.name for path in written] == ["distributions.csv"]
     with pytest.raises(UsageError, match="stem=lowpass has no alpha and beta"):
         inspected(stem="lowpass")
 
@@ -115,7 +115,7 @@ def test_training_is_drawn_where_its_log_lies_beside_the_checkpoint(tmp_path: Pa
     with_modes = write(inspected(), tmp_path / "with", log)
     without = write(None, tmp_path / "without", log)
     assert {path.name for path in without} == {"training.png", "training.svg"}
-    assert {path.name for path in with_modes} >= {"training.svg", "kernels.svg", "modes.csv"}
+    assert {path.name for path in with_modes} >= {"training.svg", "kernels.svg", "distributions.csv"}
     text = (tmp_path / "without" / "training.svg").read_text(encoding="utf-8")
     assert "head of α and β" not in text  # a stem without them has no such curve
     assert "contrastive" in text

@@ -29,6 +29,13 @@ def test_a_table_is_cut_at_the_step_and_at_half_a_line(tmp_path: Path) -> None:
     assert Table(path, ["step"], 0).path.read_text() == "step\n"
 
 
+def test_bytes_that_are_no_text_do_not_stop_a_table(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_bytes(b"step,loss\n1,0.5\n2,\xff\n\xff\xfe\n3,0.25\n4,\xff")
+    Table(path, ["step", "loss"], 3)
+    assert path.read_text() == "step,loss\n1,0.5\n2,\ufffd\n3,0.25\n"
+
+
 def test_a_full_disk_is_a_storage_error(tmp_path: Path) -> None:
     table = Table(tmp_path / "log.csv", ["step"], 0)
     table.path = Path("/dev/full")

@@ -127,6 +127,13 @@ def test_a_mask_depends_on_seed_step_clip_and_number_alone() -> None:
         assert not bool((kept[0] == changed[0]).all(dim=1).any())
 
 
+def test_two_crops_of_a_clip_in_one_step_get_masks_of_their_own() -> None:
+    twice = keep_indices(0, 4, torch.tensor([3, 3, 3]), **PAPER, again=torch.tensor([0, 1, 2]))
+    assert torch.equal(twice[0], keep_indices(0, 4, torch.tensor([3]), **PAPER)[0])
+    assert not bool((twice[0] == twice[1]).all(dim=1).any())
+    assert not bool((twice[1] == twice[2]).all(dim=1).any())
+
+
 def test_the_config_reaches_the_masks() -> None:
     def drawn(**settings: Any) -> Tensor:
         return batch_masks(pretrain_config(masks=4, **settings), 0, 1, clips(2), 16, 8)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import itertools
 import os
+import re
+import signal
 import sys
 import tarfile
 from contextlib import closing
@@ -120,6 +122,9 @@ def test_files_that_go_away_are_broken_ones(tmp_path: Path) -> None:
         ("", "nowhere.wav", "There is no folder or file"),
         ("", "nowhere.tar", "There is no tar file"),
         ("", "*.tar", "No file matches"),
+        ("x.tar", "{x,*none*}.tar", "No file matches .*none"),
+        ("", "x" * 300, "cannot be opened (File name too long)"),
+        ("", "{1..2}" + "x" * 300 + ".tar", "cannot be opened (File name too long)"),
         ("x.tar.gz", "x.tar.gz", "is compressed"),
         ("x.tar", "x.tar", "is damaged or no tar file"),
         ("x.csv", "x.csv", "is no readable table"),
@@ -128,16 +133,23 @@ def test_files_that_go_away_are_broken_ones(tmp_path: Path) -> None:
 def test_what_is_no_audio_is_refused_in_plain_words(tmp_path: Path, made: str, text: str, says: str) -> None:
     if made:
         (tmp_path / made).write_bytes(b"" if made.endswith(".csv") else b"x" * 2000)
-    with pytest.raises(DataError, match=says.replace(".", r"\.")):
+    with pytest.raises(DataError, match=re.escape(says).replace(r"\.\*", ".*")):
         open_source([str(tmp_path / text)])
 
 
 def test_generated_audio_of_another_name_is_refused() -> None:
-    for text in ("generated:speech", "generated:modulation:many", "generated:modulation:0"):
+    for text in ("speech", "modulation:many", "modulation:0", f"modulation:{10**9 + 1}", "modulation:" + "1" * 5000):
         with pytest.raises(UsageError, match="There is no generated audio"):
-            open_source([text])
+            open_source([f"generated:{text}"])
     with pytest.raises(UsageError, match="No audio is named"):
         open_source([])
+
+
+def test_an_empty_name_is_not_the_folder_one_stands_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "a.wav", sound(1), 16000)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="An --audio is empty, as a variable that is not set makes it"):
+        open_source([".", ""])
 
 
 def test_a_manifest_names_files_spans_and_sources(tmp_path: Path) -> None:
@@ -153,7 +165,7 @@ def test_a_manifest_names_files_spans_and_sources(tmp_path: Path) -> None:
     assert np.array_equal(audio(source, 1), ramp)
     assert np.array_equal(audio(source, 3), ramp[24000:])
     assert source.origins[0] == source.origins[2] != source.origins[1] == source.origins[3] != source.origins[4]
-    assert source.files.tolist() == [0, 0, 1, 0, 2]
+    assert source.files.tolist() == [0, 0, 1, 0, 1]  # the absolute path is the relative one
     # without the column clips of one file are of one source
     (tmp_path / "plain.csv").write_text("path\naudio/a.wav\nelse/b.wav\naudio/a.wav\n")
     assert open_source([str(tmp_path / "plain.csv")]).origins.tolist() == [0, 1, 0]
@@ -168,6 +180,7 @@ def test_a_manifest_names_files_spans_and_sources(tmp_path: Path) -> None:
         ("path,start\na.wav,x\n", "Row 1 .* has no seconds in start"),
         ("path,start\na.wav,1\na.wav,-1\n", "Row 2 .* has no seconds in start"),
         ("path,end\na.wav,inf\n", "Row 1 .* has no seconds in end"),
+        ("path,start,end\na.wav,0,1e308\n", "Row 1 .* has no seconds in end"),
         ("path,start,end\na.wav,2,2\n", "Row 1 .* ends before its start"),
         ("path,start,end\na.wav,,0\n", "Row 1 .* ends before its start"),
         ('path\n"a\n', "is no readable table"),
@@ -177,6 +190,31 @@ def test_a_manifest_with_a_slip_is_refused_by_row(tmp_path: Path, table: str, sa
     (tmp_path / "list.csv").write_text(table)
     with pytest.raises(DataError, match=says):
         open_source([str(tmp_path / "list.csv")])
+
+
+def test_a_file_under_several_names_in_a_manifest_is_one(tmp_path: Path) -> None:
+    write(tmp_path / "sub" / "a.wav", sound(1), 16000)
+    (tmp_path / "link").symlink_to("sub")
+    rows = ["sub/a.wav", "./sub//a.wav", f"{tmp_path}/sub/a.wav", "sub/../sub/a.wav", "link/a.wav", "sub/b.wav"]
+    (tmp_path / "list.csv").write_text("\n".join(["path", *rows]) + "\n")
+    source = open_source([str(tmp_path / "list.csv")])
+    assert source.files.tolist() == source.origins.tolist() == [0, 0, 0, 0, 0, 1]
+    assert [Path(name).name for name in names(source)] == ["a.wav"] * 5 + ["b.wav"]
+    (tmp_path / "list.csv").write_text("path,source\nsub/a.wav,\nlink/a.wav,\nsub/b.wav,0\n./sub/b.wav,0\n")
+    assert open_source([str(tmp_path / "list.csv")]).origins.tolist() == [0, 0, 1, 1]
+    (tmp_path / "list.csv").write_text("path,source\nsub/a.wav,\nsub/b.wav,sub/a.wav\n")
+    assert open_source([str(tmp_path / "list.csv")]).origins.tolist() == [0, 1]
+
+
+def test_a_manifest_of_nullable_columns_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Parquet has them: whole numbers and nothing, for the source and for seconds."""
+    import pandas as pd
+
+    numbers = pd.array([7, None, 7, None], dtype="Int64")
+    table = pd.DataFrame({"path": ["a.wav", "b.wav", "c.wav", "a.wav"], "start": numbers, "source": numbers})
+    monkeypatch.setattr("aape_bench.models.aape.pretrain.listing._read_table", lambda _: table)
+    (tmp_path / "list.parquet").touch()
+    assert open_source([str(tmp_path / "list.parquet")]).origins.tolist() == [0, 1, 0, 2]
 
 
 def test_a_manifest_that_is_no_text_is_refused(tmp_path: Path) -> None:
@@ -231,7 +269,7 @@ def test_braces_expand_as_in_a_shell() -> None:
     assert expand_braces("a-{08..10}{x,y}") == [f"a-{n}{c}" for n in ("08", "09", "10") for c in "xy"]
     assert expand_braces("{2..0}{") == ["2{", "1{", "0{"]
     assert expand_braces("plain{}") == ["plain{}"]
-    for text in ("{0..99999999999}", "{0..999}{0..999}{0..999}"):
+    for text in ("{0..99999999999}", "{0..999}{0..999}{0..999}", "{0.." + "1" * 5000 + "}"):
         with pytest.raises(DataError, match="names more than"):
             expand_braces(text)
 
@@ -288,6 +326,57 @@ def test_a_header_of_gigabytes_in_a_tar_is_not_read(tmp_path: Path) -> None:
         open_source([str(tmp_path / "a.tar")])
 
 
+@pytest.mark.skipif(not hasattr(signal, "alarm"), reason="no alarm would end it here")
+@pytest.mark.parametrize("size", [-512, -1536, -1])
+def test_a_tar_that_leads_back_ends(tmp_path: Path, size: int) -> None:
+    def too_long(*_: object) -> None:
+        raise TimeoutError
+
+    whole = tar_of(tmp_path / "a.tar", {"0.wav": wav(0)}).read_bytes()
+    member = tarfile.TarInfo("1.wav")
+    member.size = size
+    first = len(wav(0)) + -len(wav(0)) % 512 + 512
+    (tmp_path / "a.tar").write_bytes(whole[:first] + member.tobuf(tarfile.GNU_FORMAT) + bytes(2048))
+    before = signal.signal(signal.SIGALRM, too_long)
+    signal.alarm(10)
+    try:
+        source = open_source([str(tmp_path / "a.tar")])
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+    assert len(source) == 1
+    assert "is damaged after 1 members (a damaged header)" in source.remarks[0]
+
+
+def test_a_tar_of_headers_upon_headers_is_damaged(tmp_path: Path) -> None:
+    member = tarfile.TarInfo("././@LongLink")
+    member.type = tarfile.GNUTYPE_LONGNAME
+    (tmp_path / "a.tar").write_bytes(member.tobuf(tarfile.GNU_FORMAT) * 3000 + bytes(1024))
+    with pytest.raises(DataError, match="is damaged or no tar file"):
+        open_source([str(tmp_path / "a.tar")])
+
+
+def test_a_file_named_by_several_is_of_one_recording(tmp_path: Path) -> None:
+    for name in ("a.wav", "sub/b.wav", "sub/c.wav"):
+        write(tmp_path / "set" / name, sound(1), 16000)
+    tar_of(tmp_path / "t.tar", {"x.1.wav": wav(7), "x.2.wav": wav(8), "y.wav": wav(9)})
+    (tmp_path / "link").symlink_to("set")
+    (tmp_path / "list.csv").write_text("path,source\nset/sub/c.wav,x\nset/a.wav,x\nelse.wav,\n")
+
+    def origins(*texts: str) -> list[int]:
+        source = open_source([str(tmp_path / text) if ":" not in text else text for text in texts])
+        assert [remark for remark in source.remarks if "named by more than one --audio" in remark]
+        return source.origins.tolist()
+
+    assert origins("set", "set") == [0, 1, 2, 0, 1, 2]
+    assert origins("set", "link/sub", "set/a.wav") == [0, 1, 2, 1, 2, 0]
+    assert origins("t.tar", "set", "{t,t}.tar") == [0, 0, 1, 2, 3, 4, 0, 0, 1]
+    # the list says that two of the folder's files are of one recording
+    assert origins("generated:modulation:2", "set", "list.csv") == [0, 1, 2, 3, 2, 2, 2, 4]
+    assert open_source([str(tmp_path / "set"), str(tmp_path / "t.tar")]).remarks == ()
+    assert len(open_source([str(tmp_path / "{t,t,*}.tar")])) == 3
+
+
 def test_sources_stand_side_by_side(tmp_path: Path) -> None:
     for number in range(3):
         write(tmp_path / "a" / f"{number}.wav", sound(number), 16000, subtype="FLOAT")
@@ -300,7 +389,7 @@ def test_sources_stand_side_by_side(tmp_path: Path) -> None:
     for clip, number in ((2, 2), (8, 7), (9, 1)):
         assert np.array_equal(audio(source, clip), sound(number))
     assert len(audio(source, 5, 0.5)) == 8000
-    assert source.origins.tolist() == [*range(9), 9, 9]
+    assert source.origins.tolist() == [*range(9), 1, 1]  # the list's is the folder's
     # another order, another list
     assert open_source(texts[::-1]).digest != source.digest == open_source(texts).digest
 

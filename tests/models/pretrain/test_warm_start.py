@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -151,6 +152,14 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     name = "modality_encoders.IMAGE.fixed_positional_encoder.positions"
     refused("positions that are not the fixed sines", {**weights, name: torch.ones(1, 64, 32)})
     refused("NaN or infinite", {**weights, "blocks.0.norm1.bias": torch.full((32,), torch.nan)})
+    for positions in (torch.tensor(1.0), torch.ones(32), torch.ones(1, 64, 0), torch.ones(0, 32)):
+        refused("positions that are not the fixed sines", {**weights, name: positions})
+    for short, shape in {"attn.qkv.weight": (96,), "norm1.weight": (), "mlp.fc2.weight": (32,)}.items():
+        refused(r"does not fit the model: .* is \[\d*\] there", {**weights, f"blocks.0.{short}": torch.ones(shape)})
+    for kind in (torch.int8, torch.complex64, torch.float8_e4m3fn):
+        for short in ("attn.qkv.weight", "norm1.bias"):
+            odd = weights[f"blocks.0.{short}"].to(kind)
+            refused(f"is of type {kind}. Convert it to torch.float32", {**weights, f"blocks.0.{short}": odd})
     file.write_bytes(b"PK\x03\x04")
     with pytest.raises(CheckpointError, match="is a pickle"):
         warm_start.load(AapeEncoder(encoder_config(), 0), file)
@@ -198,3 +207,37 @@ def test_a_whole_checkpoint_keeps_its_stem_and_its_list_of_audio(tmp_path: Path)
         for name, weight in begun.state_dict().items()
     ]
     assert 0 < max(moved) < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("there", "here", "differs"),
+    [
+        ({"window": "gaussian"}, {}, "window"),
+        ({}, {"phase": "even"}, "phase"),
+        ({}, {"energy_eps": 1e-4}, "energy_eps"),
+        ({}, {"alpha_max": 0.9}, "alpha_max"),
+        ({}, {"lambda_heads": 2}, "lambda_heads"),
+        ({}, {"input_rms": 0.6}, "input_rms"),
+        ({}, {"alpha_init": 0.4}, "alpha_init"),
+        ({"stem": "lambda_only"}, {"fusion_features": "reim"}, "stem"),
+        ({"stem": "lowpass", "lowpass_hz": 4.0}, {"stem": "lowpass"}, "lowpass_hz"),
+        ({}, {"fusion_rms": 0.2, "lambda_head_std": 0.1, "init_std": 0.1, "stem_chunk": 8}, None),
+        ({"fusion_features": "reim"}, {"fusion_features": "reim", "input_rms": 0.6, "alpha_init": 0.4}, None),
+        ({}, {"preset": "small", "heads": 2, "lambda_width": 32, "lambda_layers": 1}, None),
+        ({"stem": "lowpass"}, {"window": "gaussian"}, None),
+    ],
+)
+def test_weights_of_another_function_are_refused(
+    tmp_path: Path, there: dict[str, Any], here: dict[str, Any], differs: str | None
+) -> None:
+    """Of equal shapes all; what decides only how training began may differ, and the function is then the same."""
+    trained, path = AapeEncoder(encoder_config(**there), 3), tmp_path / "c.safetensors"
+    save_checkpoint(path, trained, "aape", dataclasses.asdict(trained.config), {})
+    encoder = AapeEncoder(encoder_config(**here), 0)
+    if differs is not None:
+        with pytest.raises(CheckpointError, match=f"was trained with {differs}=.* Name it: --set model.{differs}="):
+            warm_start.load(encoder, path)
+        return
+    warm_start.load(encoder, path)
+    if trained.config.stem == encoder.config.stem:
+        assert torch.equal(encoder.encode(log_mels(1))[1], trained.encode(log_mels(1))[1])
