@@ -115,9 +115,13 @@ def train(
         del state  # as large as all that is trained
         course = _Run(fabric, trainer, loader, folder, recorder, done)
         course.take(minutes)
-    teacher = folder.file("teacher", course.done)
+        done = course.done
+        # DDP must go before its group does: as the last that holds it, it would wait for gloo's thread with the
+        # interpreter's lock, for which that thread waits to let go of the last tensor
+        del course, recorder, trainer
+    teacher = folder.file("teacher", done)
     if first and not teacher.is_file():
-        beside = folder.file("state", course.done).name
+        beside = folder.file("state", done).name
         raise CheckpointError(
             f"{teacher} is missing, though {beside} is there. Restore it, or delete {beside}: --resume then takes the "
             "last steps again and writes both."
