@@ -237,7 +237,8 @@ def _finish(job: Job, options: Options, progress: Progress) -> tuple[Path, bool]
         },
     )
     if overlap.value in ("train", "test", "same-generator"):
-        progress.say(f"Note: {name}: the weights were trained on audio of this task (overlap: {overlap.value}).")
+        of = "sounds made as this task's are" if overlap.value == "same-generator" else "audio of this task"
+        progress.say(f"Note: {name}: the weights were trained on {of} (overlap: {overlap.value}).")
     if evaluation.repeated:
         progress.say(
             f"Note: {data.task.name}: {evaluation.repeated} clips are, byte for byte, on several sides of splits."
