@@ -292,4 +292,6 @@ def _legend(figure: Figure, names: Sequence[str], looks: Mapping[str, Look]) -> 
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], label=name.replace("$", r"\$"), linewidth=1.5, **looks[name]) for name in names]
-    figure.legend(handles=handles, loc="outside lower left", frameon=False, ncols=4)
+    widest = 0.6 + 0.08 * max(map(len, names), default=0)  # inches of a line and a name
+    across = max(1, min(4, int(figure.get_figwidth() / widest)))
+    figure.legend(handles=handles, loc="outside lower left", frameon=False, ncols=across)
