@@ -96,7 +96,7 @@ class AapeTraining:
     default_variants: Sequence[str] = tuple(variant.name for variant in VARIANTS[:6])
     reference = "full"
     tuned_on = "no_sblu"
-    learning_rates: Sequence[float] = (2.5e-4, 5e-4, 1e-3, 2e-3)
+    learning_rates: Sequence[float] = (5e-4, 1e-3, 2e-3, 4e-3)
     controls: Sequence[str] = ("pitch",)
     stability_task = "tremolo"
 
