@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -39,6 +41,30 @@ def size_of(encoder_config: AapeConfig, config: PretrainConfig) -> Size:
     flops = one + (clips - 1) * slope + (clips - 1) * (clips - 2) // 2 * bend
     parameters = sum(parameter.numel() for parameter in pretrainer.student.parameters())
     return Size(parameters, config.accumulate * flops)
+
+
+def step_flops(encoder_config: AapeConfig, config: PretrainConfig) -> float:
+    """Matrix products, convolutions and attention of a step alone, as the share of a device's peak is reckoned.
+
+    Counted on tensors without contents, so that any size takes no time; what is recomputed counts once.
+    """
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    model = Pretrainer(dataclasses.replace(encoder_config, stem_recompute=False), config, 0)
+    clips = 2  # the least that have negatives
+    kept = round(config.keep * model.grid[0] * model.grid[1])
+    counter = FlopCounterMode(display=False)
+    with FakeTensorMode() as fake:
+        weights: dict[str, Tensor] = {
+            name: fake.from_tensor(value) for name, value in [*model.named_parameters(), *model.named_buffers()]
+        }
+        log_mel = torch.zeros(clips, 1, encoder_config.clip_frames, encoder_config.n_mels)
+        keep = torch.zeros(clips, config.masks, kept, dtype=torch.int64)
+        # the other backends' operations are not all known to the counter
+        with counter, sdpa_kernel(SDPBackend.MATH):
+            found = torch.func.functional_call(model, weights, (log_mel, keep, torch.arange(clips)))
+            found.total.backward()
+    return counter.get_total_flops() / clips * config.batch
 
 
 def _count(pretrainer: Pretrainer, clips: int) -> int:

@@ -17,9 +17,9 @@ from aape_bench.models.aape.encoder import AapeEncoder
 from aape_bench.models.aape.pretrain.config import PretrainConfig
 from aape_bench.models.aape.pretrain.crops import SAMPLE_RATE
 from aape_bench.models.aape.pretrain.data import Batch
+from aape_bench.models.aape.pretrain.flops import step_flops
 from aape_bench.models.aape.pretrain.launch import launch
 from aape_bench.models.aape.pretrain.measuring import Case, Ratio, compare
-from aape_bench.models.aape.pretrain.model import Pretrainer
 from aape_bench.models.aape.pretrain.trainer import Trainer
 from aape_bench.models.aape.sblu import kernels
 from aape_bench.progress import Progress
@@ -105,29 +105,6 @@ def variant(config: AapeConfig, stem: str) -> AapeConfig:
         return dataclasses.replace(config, **settings).resolved()
     shared = {name: getattr(config, name) for name in _SHARED}
     return make_config(AapeConfig, {**shared, **settings}, "aape")
-
-
-def step_flops(encoder_config: AapeConfig, config: PretrainConfig) -> float:
-    """Floating-point operations of a step; counted on tensors without contents, nothing is computed."""
-    from torch._subclasses.fake_tensor import FakeTensorMode
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-    from torch.utils.flop_counter import FlopCounterMode
-
-    model = Pretrainer(dataclasses.replace(encoder_config, stem_recompute=False), config, 0)
-    clips = 2  # the least that have negatives
-    kept = round(config.keep * model.grid[0] * model.grid[1])
-    counter = FlopCounterMode(display=False)
-    with FakeTensorMode() as fake:
-        weights: dict[str, Tensor] = {
-            name: fake.from_tensor(value) for name, value in [*model.named_parameters(), *model.named_buffers()]
-        }
-        log_mel = torch.zeros(clips, 1, encoder_config.clip_frames, encoder_config.n_mels)
-        keep = torch.zeros(clips, config.masks, kept, dtype=torch.int64)
-        # the other backends' operations are not all known to the counter
-        with counter, sdpa_kernel(SDPBackend.MATH):
-            found = torch.func.functional_call(model, weights, (log_mel, keep, torch.arange(clips)))
-            found.total.backward()
-    return counter.get_total_flops() / clips * config.batch
 
 
 def cells(ratio: Ratio) -> tuple[str, ...]:

@@ -10,8 +10,9 @@ import pytest
 import torch
 from pretrain_models import encoder_config, pretrain_config
 
+from aape_bench.models.aape.pretrain.flops import step_flops
 from aape_bench.models.aape.pretrain.measuring import Case, compare, peak_megabytes
-from aape_bench.models.aape.pretrain.profile import step_flops, variant
+from aape_bench.models.aape.pretrain.profile import variant
 from aape_bench.progress import Silent
 
 
