@@ -7,7 +7,6 @@ import errno
 import signal
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
@@ -15,6 +14,7 @@ import typer
 import aape_bench
 from aape_bench import cli_ablate, cli_data, cli_results, cli_stability, console
 from aape_bench.cli_commands import Commands
+from aape_bench.cli_options import CacheDir, DataDir, Device
 from aape_bench.cli_results import ResultsDir, results_folder, show_board
 from aape_bench.errors import BenchError, Several, UsageError, raise_all
 
@@ -130,14 +130,8 @@ def run(
         str, typer.Option("--weights", help="A checkpoint FILE, 'random' (drawn from --seed) or 'default'.")
     ] = "default",
     seed: Annotated[str, typer.Option("--seed", help="A whole number, or several at commas: one result each.")] = "0",
-    data_dir: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option("--data-dir", help="Folder that holds the data sets' folders.", show_default=False),
-    ] = None,
-    cache_dir: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option("--cache-dir", help="Where embeddings are kept.", show_default=False),
-    ] = None,
+    data_dir: DataDir = None,
+    cache_dir: CacheDir = None,
     results_dir: ResultsDir = None,
     allow_partial: Annotated[
         bool, typer.Option("--allow-partial", help="Evaluate on the clips that are there; the result is marked.")
@@ -145,7 +139,7 @@ def run(
     skip_broken: Annotated[
         bool, typer.Option("--skip-broken", help="Leave out clips that cannot be decoded; they are recorded.")
     ] = False,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+    device: Device = "auto",
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Clips given to the encoder at once.")] = 32,
     references: Annotated[
         bool,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from aape_bench import console
+from aape_bench.cli_options import CacheDir, DataDir, Device
 from aape_bench.cli_results import ResultsDir
 from aape_bench.errors import UsageError, raise_all
 
@@ -77,19 +77,13 @@ def ablate(
             "--audio", help="What to train on, as in pretrain; repeat. Default: generated.", show_default=False
         ),
     ] = None,
-    data_dir: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option("--data-dir", help="Folder that holds the data sets' folders.", show_default=False),
-    ] = None,
-    cache_dir: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option("--cache-dir", help="Where embeddings are kept.", show_default=False),
-    ] = None,
+    data_dir: DataDir = None,
+    cache_dir: CacheDir = None,
     results_dir: ResultsDir = None,
     executor: Annotated[
         str, typer.Option("--executor", help="local, or local:N: N processes of one thread each.")
     ] = "local",
-    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+    device: Device = "auto",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Time a few steps, print the whole plan, and write nothing.")
     ] = False,

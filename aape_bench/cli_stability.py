@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from aape_bench import console
+from aape_bench.cli_options import CacheDir, DataDir, Device
 from aape_bench.errors import BenchError, StorageError, UsageError, raise_all
 
 if TYPE_CHECKING:
@@ -47,14 +48,8 @@ def stability(
     ] = 2000,
     shifts: Annotated[str, typer.Option("--shifts", help="ms: a list at commas, or FIRST:LAST:STEP.")] = "10:160:10",
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of clips, jitter, random weights and bootstrap.")] = 0,
-    data_dir: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option("--data-dir", help="Folder that holds the data sets' folders.", show_default=False),
-    ] = None,
-    cache_dir: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option("--cache-dir", help="Where embeddings are kept.", show_default=False),
-    ] = None,
+    data_dir: DataDir = None,
+    cache_dir: CacheDir = None,
     results_dir: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option("--results-dir", help="Where results go (default: ./results).", show_default=False),
@@ -65,7 +60,7 @@ def stability(
     skip_broken: Annotated[
         bool, typer.Option("--skip-broken", help="Leave out clips that cannot be decoded; they are recorded.")
     ] = False,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+    device: Device = "auto",
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Clips given to the encoder at once.")] = 32,
 ) -> None:
     """Compare clips with themselves shifted, stretched and jittered; what is there already is not computed again.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from aape_bench import console
+from aape_bench.cli_options import Device
 from aape_bench.errors import UsageError
 from aape_bench.models.aape.pretrain.config import PretrainConfig, encoder_settings
 
@@ -46,7 +47,6 @@ Set = Annotated[
 ]
 Preset = Annotated[str, typer.Option("--preset", help="smoke, laptop, node or paper.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Of weights, order, crops and masks.")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 Audio = typer.Option(
     "--audio", help="A folder, file, manifest (CSV, Parquet), tar shards or generated:modulation; repeat."
 )

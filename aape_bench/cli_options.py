@@ -1,0 +1,18 @@
+"""Options that several commands have, declared once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+DataDir = Annotated[
+    Optional[Path],  # noqa: UP045  (Typer on Python 3.11 reads Optional)
+    typer.Option("--data-dir", help="Folder that holds the data sets' folders.", show_default=False),
+]
+CacheDir = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--cache-dir", help="Where embeddings are kept.", show_default=False),
+]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
