@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from aape_bench.clips import ClipReader
     from aape_bench.contents import Fingerprints
     from aape_bench.encoder import Encoder
+    from aape_bench.evaluate import Evaluation, Outcome
 
 #: Core modules by which audio becomes embeddings.
 EMBEDDING = ("audio", "containers", "clips", "embed", "encoder", "randomness")
@@ -44,7 +45,8 @@ Action = Literal["done", "fit", "embed", "read files"]
 class Options:
     """How to run. device: "cpu" or "cuda"; batch_size: clips given to the encoder at once.
 
-    references: run the encoders whose rows belong into a task's every table, too.
+    references: run the encoders whose rows belong into a task's every table, too. notes: say of each result what its
+    record also says to a reader: overlap, repeated clips, remarks.
     """
 
     data_dir: Path
@@ -55,6 +57,7 @@ class Options:
     device: str = "cpu"
     batch_size: int = 32
     references: bool = True
+    notes: bool = True
 
 
 @dataclass(frozen=True)
@@ -236,16 +239,23 @@ def _finish(job: Job, options: Options, progress: Progress) -> tuple[Path, bool]
             "fit": {"seconds": round(time.perf_counter() - started, 3), **environment.stage_facts(threads=1)},
         },
     )
-    if overlap.value in ("train", "test", "same-generator"):
-        of = "sounds made as this task's are" if overlap.value == "same-generator" else "audio of this task"
-        progress.say(f"Note: {name}: the weights were trained on {of} (overlap: {overlap.value}).")
-    if evaluation.repeated:
-        progress.say(
-            f"Note: {data.task.name}: {evaluation.repeated} clips are, byte for byte, on several sides of splits."
-        )
-    for remark in outcome.remarks:
-        progress.say(f"Note: {name}: {remark}")
+    if options.notes:
+        for note in _notes(name, evaluation, outcome):
+            progress.say(f"Note: {note}")
     return write_result(options.results_dir, evaluation, outcome), True
+
+
+def _notes(name: str, evaluation: Evaluation, outcome: Outcome) -> list[str]:
+    """What a reader of the score should know, a sentence each."""
+    notes = []
+    if evaluation.overlap in ("train", "test", "same-generator"):
+        of = "sounds made as this task's are" if evaluation.overlap == "same-generator" else "audio of this task"
+        notes.append(f"{name}: the weights were trained on {of} (overlap: {evaluation.overlap}).")
+    if evaluation.repeated:
+        notes.append(
+            f"{evaluation.task.name}: {evaluation.repeated} clips are, byte for byte, on several sides of splits."
+        )
+    return notes + [f"{name}: {remark}" for remark in outcome.remarks]
 
 
 def _embed(

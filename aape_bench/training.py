@@ -168,6 +168,9 @@ class Training(Protocol):
     def audio_digest(self, audio: Sequence[str]) -> str:
         """Hash of what there is to train on. Raises BenchError where nothing is."""
 
+    def audio_remarks(self, audio: Sequence[str]) -> Sequence[str]:
+        """What a person should know of it, a sentence each. Raises as `audio_digest`."""
+
     def variants(self) -> Sequence[Variant]:
         """All that are known by name."""
 

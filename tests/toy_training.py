@@ -122,6 +122,9 @@ class ToyTraining:
     def preset_steps(self, preset: str) -> int:
         return {"short": 8, "long": 80}[preset]
 
+    def audio_remarks(self, audio: Sequence[str]) -> Sequence[str]:
+        return ["the toy hears nothing."] if audio == ("nothing",) else []
+
     def audio_digest(self, audio: Sequence[str]) -> str:
         return digest(list(audio))
 

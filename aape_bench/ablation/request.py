@@ -61,7 +61,7 @@ def make_request(
         audio_digest=training.audio_digest(around.audio),
         asked=asked,
     )
-    return request, [*remarks, *_lacking(request)]
+    return request, [*remarks, *training.audio_remarks(around.audio), *_lacking(request)]
 
 
 def _all_tasks(data_dir: Path) -> tuple[list[str], list[str]]:

@@ -167,7 +167,7 @@ def tuning_units(plan: Plan, around: Surroundings) -> list[Unit]:
             protocols=(TUNING_PROTOCOL,),
             stability=None,
             trainings=ablations(around.options.results_dir) / "training",
-            options=replace(around.options, results_dir=folder / "tuning", references=False),
+            options=replace(around.options, results_dir=folder / "tuning", references=False, notes=False),
         )
         for rate in around.training.learning_rates
     ]
@@ -176,7 +176,7 @@ def tuning_units(plan: Plan, around: Surroundings) -> list[Unit]:
 def units(plan: Plan, seeds: int, around: Surroundings) -> list[Unit]:
     """Every training and its evaluation, one seed of all variants after the other."""
     folder = folder_of(around.options.results_dir, plan)
-    options = replace(around.options, results_dir=folder, allow_partial=True, references=False)
+    options = replace(around.options, results_dir=folder, allow_partial=True, references=False, notes=False)
     return [
         Unit(
             model=plan.model,

@@ -75,6 +75,13 @@ def test_a_dry_run_counts_what_is_there(cli: Cli, small_esc50: Path) -> None:
 
 
 @pytest.mark.usefixtures("toy")
+def test_what_is_known_of_the_audio_is_said_once(cli: Cli) -> None:
+    line = ("ablate", "--model", "toy", "--task", "toy_tones", "--dry-run")
+    assert cli(*line, "--audio", "nothing")[2].count("Note: the toy hears nothing.") == 1
+    assert "hears" not in cli(*line)[2]
+
+
+@pytest.mark.usefixtures("toy")
 def test_stability_is_measured_and_drawn(cli: Cli, tmp_path: Path) -> None:
     status, out, err = cli(
         *("ablate", "--model", "toy", "--task", "toy_tones,stability", "--learning-rate", "0.005", "--seeds", 1),

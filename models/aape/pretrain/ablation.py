@@ -108,6 +108,15 @@ class AapeTraining:
         """Of what the clips are called and where they are cut. Raises UsageError or DataError where there are none."""
         return _source(tuple(audio)).digest
 
+    def audio_remarks(self, audio: Sequence[str]) -> Sequence[str]:
+        """What is passed over or named twice; and that made audio marks the modulation tasks' scores."""
+        source = _source(tuple(audio))
+        made = [
+            "part of the training audio is made as the modulation tasks' sounds are: their scores are marked "
+            '"same-generator" and decide nothing alone.'
+        ]
+        return [*source.remarks, *(made if source.generators else [])]
+
     def variants(self) -> Sequence[Variant]:
         """All that have a name."""
         return VARIANTS

@@ -337,3 +337,12 @@ def test_a_variant_of_ones_own_is_trained_alike(trained: dict[str, tuple[Run, Me
     own = Variant("mine", {"model.window": "bilateral", "batch": "4"})
     done = TRAINING.train(setup(dict(own.settings)), 0, tmp_path / "mine", "cpu", Silent())
     assert done.checkpoint.read_bytes() == trained["full"][0].trained.checkpoint.read_bytes()
+
+
+def test_generated_audio_is_said_to_mark_scores(tmp_path: Path) -> None:
+    write_audio(tmp_path / "a", 3)
+    (tmp_path / "a" / "b.m4a").touch()
+    assert "same-generator" in TRAINING.audio_remarks(("generated:modulation:12",))[0]
+    remarks = TRAINING.audio_remarks((str(tmp_path / "a"),))
+    assert any(".m4a" in remark for remark in remarks)
+    assert not any("same-generator" in remark for remark in remarks)
