@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from aape_bench.errors import UsageError
+from aape_bench.fitting import fabric
 from aape_bench.identity import digest, source_digest
 from aape_bench.models.aape import SOURCES as ENCODER
-from aape_bench.models.aape.pretrain import launch
 from aape_bench.models.aape.pretrain.commands import configs
 from aape_bench.models.aape.pretrain.config import Preset, PretrainConfig
 from aape_bench.models.aape.pretrain.sources import Source, open_source
@@ -27,14 +27,17 @@ from aape_bench.task import Task
 from aape_bench.training import Curves, Interrupted, Question, Run, Setup, Trained, Variant
 
 if TYPE_CHECKING:
+    from aape_bench.fitting.table import Row
     from aape_bench.models.aape.config import AapeConfig
-    from aape_bench.models.aape.pretrain.log import Row, Show
+    from aape_bench.models.aape.pretrain.log import Show
 
 #: Modules of this package by which settings, seed and audio become a checkpoint, besides the encoder's.
 PRETRAINING = (
-    *("config", "crops", "data", "engine", "launch", "losses", "masks", "model", "predictor", "schedule", "sources"),
+    *("config", "crops", "data", "engine", "losses", "masks", "model", "predictor", "schedule", "sources"),
     *("trainer", "listing", "shards"),
 )
+#: Modules of the core by which its steps are taken.
+FITTING = ("aape_bench.fitting.fabric",)
 #: Modules that read audio.
 READING = ("aape_bench.audio", "aape_bench.containers")
 #: Modules that make audio; the tasks' rates are those that it avoids.
@@ -134,7 +137,7 @@ class AapeTraining:
 
     def check(self, setup: Setup) -> None:
         """Raise UsageError or DataError where settings or audio do not fit, or Lightning is missing."""
-        launch.require_lightning()
+        fabric.require_lightning()
         _configs(setup)
         _source(setup.audio)
 
@@ -142,7 +145,7 @@ class AapeTraining:
         """Hash of settings, seed, audio and code."""
         encoder_config, config = _configs(setup)
         source = _source(setup.audio)
-        modules = [*ENCODER, *(f"aape_bench.models.aape.pretrain.{name}" for name in PRETRAINING), *READING]
+        modules = [*ENCODER, *(f"aape_bench.models.aape.pretrain.{name}" for name in PRETRAINING), *FITTING, *READING]
         if source.generators:
             modules += GENERATING
         return digest(

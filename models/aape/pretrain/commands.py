@@ -96,9 +96,9 @@ def pretrain_(
     Masked teacher and student with three losses. OUT gets teacher-STEP.safetensors, which run --weights evaluates.
     """
     from aape_bench import environment
-    from aape_bench.models.aape.pretrain import launch
+    from aape_bench.fitting import fabric
 
-    launch.require_lightning()
+    fabric.require_lightning()
     if log not in (None, "tensorboard"):
         raise UsageError(f'There is no log "{log}". There is: tensorboard (log.csv is always written).')
     encoder_config, config = configs(preset, set_ or [], steps, init)
@@ -109,7 +109,7 @@ def pretrain_(
 
     source = open_source(audio)
     progress = LiveProgress()
-    if launch.rank() == 0:
+    if fabric.rank() == 0:
         console.print_remarks(source.remarks)
     if dry_run:
         found = engine.estimate(encoder_config, config, source, seed, place, progress)
@@ -134,7 +134,7 @@ def pretrain_(
         again = "The same command" + ("" if resume else " with --resume")
         typer.echo(f"aape-bench: stopped after step {stopped.step} of {config.steps}. {again} goes on.", err=True)
         raise typer.Exit(128 + stopped.number) from None
-    if launch.rank() > 0:
+    if fabric.rank() > 0:
         return
     done = int(teacher.stem.rpartition("-")[2])
     if done < config.steps:

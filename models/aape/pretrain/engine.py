@@ -8,10 +8,8 @@ to the bit, one that was not. Several processes need `out` and the audio on a di
 from __future__ import annotations
 
 import dataclasses
-import random
 import signal
 import statistics
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
@@ -23,10 +21,12 @@ import torch
 from aape_bench import environment
 from aape_bench.checkpoint import save_checkpoint
 from aape_bench.errors import BenchError, CheckpointError
+from aape_bench.fitting.fabric import launch, leave, rank, require_lightning
+from aape_bench.fitting.generators import global_generators
+from aape_bench.fitting.signals import Signals
 from aape_bench.models.aape.config import AapeConfig
 from aape_bench.models.aape.pretrain.config import PretrainConfig
 from aape_bench.models.aape.pretrain.data import Batch, BrokenFiles, Loader
-from aape_bench.models.aape.pretrain.launch import launch, leave, rank, require_lightning
 from aape_bench.models.aape.pretrain.log import BROKEN, Monitor, TensorBoard, Unwatched, require_tensorboard
 from aape_bench.models.aape.pretrain.recorder import Recorder
 from aape_bench.models.aape.pretrain.sources import Source
@@ -199,14 +199,14 @@ class _Run:
     ) -> None:
         self.fabric, self.trainer, self.loader, self.folder = fabric, trainer, loader, folder
         self.recorder, self.done = recorder, done
-        self.generators = _global_generators()
+        self.generators = global_generators()
 
     def take(self, minutes: float | None) -> None:
         """Take the steps that are left; processes other than the first end without an exception."""
         try:
             self._together(lambda _: self.folder.check_room(self.trainer.checkpoint_bytes))
             deadline = None if minutes is None else time.monotonic() + 60 * minutes
-            with _Signals() as signals, closing(self.loader.batches(self.done)) as batches:
+            with Signals() as signals, closing(self.loader.batches(self.done)) as batches:
                 self._steps(batches, signals, deadline)
         except Diverged as error:
             if self.recorder is not None:
@@ -215,7 +215,7 @@ class _Run:
             if self.recorder is not None:
                 raise
 
-    def _steps(self, batches: Iterator[Batch], signals: _Signals, deadline: float | None) -> None:
+    def _steps(self, batches: Iterator[Batch], signals: Signals, deadline: float | None) -> None:
         config = self.trainer.config
         for number in range(self.done, config.steps):
             measured = self.trainer.step(number, next(batches))
@@ -248,7 +248,7 @@ class _Run:
 
     def _write(self, recorder: Recorder) -> None:
         """A checkpoint: what evaluates, then what resumes."""
-        if _global_generators() != self.generators:
+        if global_generators() != self.generators:
             raise RuntimeError("Training drew from a global random generator: a resumed run would differ.")
         trainer, folder = self.trainer, self.folder
         folder.check_room(trainer.checkpoint_bytes)
@@ -302,34 +302,3 @@ def _check_moments(optimizer: torch.optim.Optimizer) -> None:
 
 class _EndedElsewhere(Exception):
     """The first process has failed and says so."""
-
-
-class _Signals:
-    """Within the block the first SIGTERM, SIGINT or SIGHUP is only noted; a second one acts as before."""
-
-    def __init__(self) -> None:
-        self.number = 0
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> _Signals:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
-                if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, and jobs in the background
-                    self._before.setdefault(number, signal.signal(number, self._note))
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        while self._before:
-            signal.signal(*self._before.popitem())
-
-    def _note(self, number: int, _: object) -> None:
-        self.number = number
-        self.__exit__()
-
-
-def _global_generators() -> tuple[bytes, str, int]:
-    """The states of the generators that nothing here may draw from."""
-    import numpy as np
-
-    numpy_state = repr(np.random.get_state(legacy=False))  # noqa: NPY002
-    return bytes(torch.get_rng_state().numpy()), numpy_state, hash(random.getstate())

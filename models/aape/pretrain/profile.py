@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aape_bench.fitting.fabric import launch
 from aape_bench.models.aape.config import AapeConfig
 from aape_bench.models.aape.encoder import AapeEncoder
 from aape_bench.models.aape.pretrain.config import PretrainConfig
 from aape_bench.models.aape.pretrain.crops import SAMPLE_RATE
 from aape_bench.models.aape.pretrain.data import Batch
 from aape_bench.models.aape.pretrain.flops import step_flops
-from aape_bench.models.aape.pretrain.launch import launch
 from aape_bench.models.aape.pretrain.measuring import Case, Ratio, compare
 from aape_bench.models.aape.pretrain.trainer import Trainer
 from aape_bench.models.aape.sblu import kernels

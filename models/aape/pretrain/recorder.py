@@ -10,10 +10,11 @@ from typing import Any
 import torch
 
 from aape_bench import environment
+from aape_bench.fitting.table import Row, Table
 from aape_bench.models.aape.config import AapeConfig
 from aape_bench.models.aape.pretrain import diagnostics, schedule
 from aape_bench.models.aape.pretrain.data import Loader
-from aape_bench.models.aape.pretrain.log import COLUMNS, LOG, MODES, Monitor, Row, Table, TensorBoard, Window
+from aape_bench.models.aape.pretrain.log import COLUMNS, LOG, MODES, Monitor, TensorBoard, Window
 from aape_bench.models.aape.pretrain.state import Folder
 from aape_bench.models.aape.pretrain.trainer import Trainer
 

@@ -4,7 +4,7 @@
     teacher-STEP.safetensors   what `run --weights` evaluates, with config and card; `student-STEP` likewise
     state-STEP.pt              everything that `--resume` needs; written last, so that it marks a whole checkpoint
 
-STEP is the number of steps done. Nothing is ever unpickled: states load with `weights_only=True`.
+STEP is the number of steps done.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aape_bench.errors import BenchError, CheckpointError, StorageError, UsageError
+from aape_bench.fitting.states import read_state, write_state
 from aape_bench.models.aape.pretrain.log import BROKEN, LOG, MODES
-from aape_bench.storage import atomic_write, check_writable, create_json, write_json
+from aape_bench.storage import check_writable, create_json, write_json
 
 if TYPE_CHECKING:
     import torch
@@ -156,29 +157,18 @@ class Folder:
         return f"The last checkpoint is that of step {done[-1]}." if done else "There is no checkpoint yet."
 
     def write_state(self, step: int, state: Mapping[str, Any]) -> None:
-        """Write what resumes: tensors, numbers, text, lists and dictionaries of them. Raises StorageError."""
-        import torch
-
-        with atomic_write(self.file("state", step)) as handle:
-            try:
-                torch.save({"format": FORMAT, "step": step, **state}, handle)
-            except RuntimeError as error:
-                # torch's archive only counts the bytes that are missing; what the disk said is behind that
-                if isinstance(error.__context__, OSError):
-                    raise error.__context__ from None
-                raise
+        """Write what resumes. Raises StorageError."""
+        write_state(self.file("state", step), {"format": FORMAT, "step": step, **state})
 
     def read_state(self) -> dict[str, Any] | None:
         """The newest state, on the CPU, or None where there is none. Raises CheckpointError where it is damaged."""
-        import torch
-
         done = self.steps()
         if not done:
             return None
         path = self.file("state", done[-1])
         with self.intact():
             try:
-                state = torch.load(path, map_location="cpu", weights_only=True)
+                state = read_state(path)
             except OSError as error:
                 raise CheckpointError(f"{path} cannot be read ({error.strerror or error}).") from None
             if state["format"] != FORMAT or state["step"] != done[-1]:

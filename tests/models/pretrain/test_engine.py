@@ -30,10 +30,11 @@ from pretrain_runs import (
 
 from aape_bench.checkpoint import read_header
 from aape_bench.errors import CheckpointError, StorageError, UsageError
+from aape_bench.fitting.table import Row
 from aape_bench.models.aape.pretrain import engine, trainer
 from aape_bench.models.aape.pretrain.data import Loader
 from aape_bench.models.aape.pretrain.engine import Stopped, train
-from aape_bench.models.aape.pretrain.log import COLUMNS, Row, Show, Unwatched
+from aape_bench.models.aape.pretrain.log import COLUMNS, Show, Unwatched
 from aape_bench.models.aape.pretrain.masks import batch_masks
 from aape_bench.models.aape.pretrain.model import Losses, Pretrainer
 from aape_bench.models.aape.pretrain.schedule import learning_rate, momentum

@@ -11,9 +11,10 @@ import pytest
 from pretrain_runs import settings, write_audio
 
 from aape_bench.errors import StorageError
+from aape_bench.fitting.table import Table
 from aape_bench.models.aape.pretrain import log
 from aape_bench.models.aape.pretrain.engine import train
-from aape_bench.models.aape.pretrain.log import LiveProgress, Table, Window
+from aape_bench.models.aape.pretrain.log import LiveProgress, Window
 from aape_bench.models.aape.pretrain.sources import open_source
 
 

@@ -1,6 +1,6 @@
 """Lightning Fabric for a training run: device, processes, precision. (Imports torch and, on use, lightning.)
 
-Processes are started in one of three ways:
+Processes are started in one of three ways, here for pre-training:
 
     one process               aape-bench pretrain ...
     several on this machine   aape-bench pretrain ... --devices 4       (on CPUs too, over gloo)
@@ -25,7 +25,7 @@ def require_lightning() -> None:
 
     if find_spec("lightning") is None:
         raise UsageError(
-            'Pre-training needs Lightning, which is not installed. Install it with pip install "aape-bench[pretrain]".'
+            'Training needs Lightning, which is not installed. Install it with pip install "aape-bench[pretrain]".'
         )
 
 
@@ -41,7 +41,7 @@ def _under_torchrun() -> bool:
 def launch(device: str, devices: int, precision: str) -> Fabric:
     """Fabric with its processes running: those of torchrun where it started this one, else `devices` on this machine.
 
-    device: "cpu" or "cuda". precision: as in PretrainConfig. Raises UsageError.
+    device: "cpu" or "cuda". precision: "32-true", "bf16-mixed" or "16-mixed". Raises UsageError.
     """
     require_lightning()
     import torch
