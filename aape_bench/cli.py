@@ -17,6 +17,7 @@ from aape_bench.cli_commands import Commands
 from aape_bench.cli_options import CacheDir, DataDir, Device
 from aape_bench.cli_results import ResultsDir, results_folder, show_board
 from aape_bench.errors import BenchError, Several, UsageError, raise_all
+from aape_bench.training import Interrupted
 
 if TYPE_CHECKING:
     from aape_bench.task import Task
@@ -84,8 +85,8 @@ def _options(
     epilog="Examples:\n\n"
     "  aape-bench run --model logmel --task tremolo\n\n"
     "  aape-bench run --model aape,vit,logmel --task esc50 --data-dir ~/data --allow-partial\n\n"
-    "  aape-bench run --model aape --set window=gaussian --task all --seed 0,1,2\n\n"
-    "  aape-bench run --model 'aape{window=gaussian;preset=small},vit' --task esc50 --dry-run\n\n"
+    "  aape-bench run --model aape --weights random --set window=gaussian --task all --seed 0,1,2\n\n"
+    "  aape-bench run --model 'aape,aape{preset=small;weights=random},vit' --task esc50 --dry-run\n\n"
     "  aape-bench run --model hear:hearbaseline.vggish --weights vggish.pt --task esc50\n\n"
     "  aape-bench run --model logmel --task hear:tasks/dcase2016_task2-hear2021-full --protocol hear,knn"
 )
@@ -198,11 +199,13 @@ def list_models(
 ) -> None:
     """List the encoders that are installed, or the settings of one."""
     from aape_bench import registry
+    from aape_bench.selection import weights_of
     from aape_bench.settings import describe
 
     if name is not None:
         plugin = registry.model(name)
-        console.print_facts(plugin.title, licence=plugin.licence, citation=plugin.citation, homepage=plugin.homepage)
+        facts = {"licence": plugin.licence, "citation": plugin.citation, "homepage": plugin.homepage}
+        console.print_facts(plugin.title, **facts, weights=weights_of(plugin))
         console.print_table(("setting (--set)", "default", "values"), describe(plugin.config))
         return
     plugins, broken = registry.every_model()
@@ -292,7 +295,7 @@ def main() -> None:
             raise
         where = error.filename or "The output"
         _fail([f"{where} cannot be used: {error.strerror}. Check the path and its permissions."])
-    except _Stopped as stopped:
+    except (_Stopped, Interrupted) as stopped:
         typer.echo("aape-bench: stopped. The same command goes on from here.", err=True)
         sys.exit(128 + stopped.number)
 

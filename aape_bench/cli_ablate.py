@@ -98,7 +98,6 @@ def ablate(
     from aape_bench.ablation.run import ablate as run_ablation
     from aape_bench.ablation.work import training_of
     from aape_bench.executor import parse_executor
-    from aape_bench.training import Interrupted
 
     if steps is not None and budget is not None:
         raise UsageError("--steps and --budget both say how many steps to take. Leave one of them out.")
@@ -122,12 +121,7 @@ def ablate(
     if dry_run:
         _print_dry(request, seeds, around)
         return
-    try:
-        plan = begin(request, around)
-        answers = run_ablation(plan, seeds, around)
-    except Interrupted as stopped:
-        typer.echo("aape-bench: stopped. The same command goes on from here.", err=True)
-        raise typer.Exit(128 + stopped.number) from None
+    answers = run_ablation(begin(request, around), seeds, around)
     _print_answers(answers)
     raise_all(answers.failures)
 

@@ -187,7 +187,10 @@ Found = tuple[Path, "Record"]
 
 
 def _find(text: str, results_dir: Path | None, task: str | None, protocol: str | None) -> list[Found]:
-    """The record of that file, or the newest of that model's label on every task, protocol and seed, as asked."""
+    """The record of that file, or the newest of that model's label on every task, protocol and seed, as asked.
+
+    A label may be named without its weights (`aape` for `aape@1a2b3c4d`) where there is no other of that name.
+    """
     from aape_bench.records import read_all, read_record
 
     if (path := Path(text)).suffix == ".json" and path.is_file():
@@ -198,10 +201,15 @@ def _find(text: str, results_dir: Path | None, task: str | None, protocol: str |
     console.print_remarks(unreadable)
     every = [record for _, record in found]
     labelled = [record for record in every if record.model["label"] == text]
+    labels = {record.model["label"] for record in every}
+    if not labelled:
+        of_that_name = sorted(label for label in labels if label.rpartition("@")[0] == text)
+        if len(of_that_name) > 1:
+            raise UsageError(f'Several models are called "{text}" in {folder}: {", ".join(of_that_name)}. Name one.')
+        labelled = [record for record in every if record.model["label"] in of_that_name]
     if not labelled:
         from aape_bench.settings import suggestion
 
-        labels = {record.model["label"] for record in every}
         raise UsageError(f'There is no result of a model "{text}" in {folder}.{suggestion(text, labels)}')
     newest: dict[tuple[Any, ...], Record] = {}
     for record in sorted(labelled, key=lambda one: one.date):

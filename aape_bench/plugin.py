@@ -38,7 +38,8 @@ class EncoderPlugin:
                   `config`; they are hashed into its identity, so that changed code is never served old embeddings.
     sample_rate:  Hz, the rate of the audio it is given.
     has_weights:  False where there is nothing to draw, load or train.
-    default_weights: returns a checkpoint to use when none is named, or None for seeded random weights.
+    default_weights: returns the path of a checkpoint that comes with it, used when none is named; None: there is none,
+                  and seeded random weights are used.
     training:     returns how it is trained and ablated (a function of a module, for other processes); None: it is not.
     """
 

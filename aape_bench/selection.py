@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 class ModelChoice(ABC):
     """One encoder as it will be run.
 
-    label: its name on the leaderboard. weights: where they are from, "none", "random", "module" or "file:<hash>".
+    label: its name on the leaderboard. weights: where they are from, "none", "random", "module", "file:<hash>" or, of
+    those that come with the encoder, "shipped:<hash>".
     seed: of random weights and of the protocol. path, sha256: of the checkpoint, None where there is none.
     """
 
@@ -73,6 +74,19 @@ class ModelChoice(ABC):
     def build(self) -> Encoder:
         """The encoder with its weights, in evaluation mode on the CPU. Imports torch."""
 
+    def pooled(self, pooling: str) -> ModelChoice:  # noqa: ARG002
+        """The same with the scene embedding of that name, where it has the choice."""
+        return self
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """What its checkpoint says of itself; nothing where there is none of ours."""
+        return {}
+
+    def save(self, encoder: Encoder, path: Path, card: Mapping[str, Any]) -> None:  # noqa: ARG002
+        """Write weights that it builds from again. Raises UsageError where there is no form for them."""
+        raise UsageError(f"The weights of {self.label}, a foreign module, have no form here: they cannot be kept.")
+
 
 @dataclass(frozen=True)
 class PluginChoice(ModelChoice):
@@ -112,6 +126,23 @@ class PluginChoice(ModelChoice):
                 f"{self.plugin.sample_rate} Hz."
             )
         return encoder.eval()
+
+    def pooled(self, pooling: str) -> ModelChoice:
+        if "pooling" not in {field.name for field in fields(self.config)}:
+            return self
+        return replace(self, config=replace(self.config, pooling=pooling))
+
+    @property
+    def card(self) -> dict[str, Any]:
+        from aape_bench.checkpoint import read_header
+
+        return {} if self.path is None else dict(read_header(self.path).card)
+
+    def save(self, encoder: Encoder, path: Path, card: Mapping[str, Any]) -> None:
+        from aape_bench.checkpoint import save_checkpoint
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_checkpoint(path, encoder, self.plugin.name, self.settings, card)
 
 
 @dataclass(frozen=True)
@@ -202,17 +233,32 @@ def choose_plugin(plugin: EncoderPlugin, settings: Mapping[str, Any], weights: s
     owner = f'The model "{plugin.name}"'
     if not plugin.has_weights and weights not in ("default", "random"):
         raise UsageError(f"{owner} has no weights, so --weights FILE does not fit it.")
-    default = plugin.default_weights() if plugin.has_weights else None
-    file = {"default": default, "random": None}.get(weights, weights)
+    shipped = plugin.default_weights() if plugin.has_weights else None
+    file = {"default": shipped, "random": None}.get(weights, weights)
     if file is None:
         config = make_config(plugin.config, settings, owner)
-        label = label_of(plugin.name, config) + ("@random" if default else "")
+        label = label_of(plugin.name, config) + ("@random" if shipped else "")
         return PluginChoice(label, "random" if plugin.has_weights else "none", seed, None, None, plugin, config)
     path = Path(file)
-    config = _config_of_checkpoint(plugin, path, settings)
+    trained, config = _config_of_checkpoint(plugin, path, settings, shipped=weights == "default")
     sha256 = file_digest(path)
+    if weights == "default":
+        # what it was trained with is known by its hash, and by many: only what is set on top is said
+        label = label_of(plugin.name, config, base=trained)
+        return PluginChoice(f"{label}@{sha256[:8]}", f"shipped:{sha256[:8]}", seed, path, sha256, plugin, config)
     label = f"{label_of(plugin.name, config)}@{sha256[:8]}"
     return PluginChoice(label, f"file:{sha256[:8]}", seed, path, sha256, plugin, config)
+
+
+def weights_of(plugin: EncoderPlugin) -> str:
+    """Which weights an encoder has where none are named, in a sentence; "" where it has none."""
+    if not plugin.has_weights:
+        return ""
+    if (shipped := plugin.default_weights()) is None:
+        return "random, drawn from --seed, unless --weights names a checkpoint"
+    trained, _ = _config_of_checkpoint(plugin, Path(shipped), {}, shipped=True)
+    label = label_of(plugin.name, trained)
+    return f"{Path(shipped).name}, which comes with it, of {label}; or --weights FILE or random"
 
 
 def select_tasks(texts: Sequence[str]) -> list[Task]:
@@ -282,8 +328,10 @@ def _choose_hear(module: str, settings: Mapping[str, Any], weights: str, seed: i
     return HearChoice(label, source, seed, path, sha256, module, encoder, seeded)
 
 
-def _config_of_checkpoint(plugin: EncoderPlugin, path: Path, settings: Mapping[str, Any]) -> Any:
-    """The checkpoint's own config; only settings of inference may be changed on top of it."""
+def _config_of_checkpoint(
+    plugin: EncoderPlugin, path: Path, settings: Mapping[str, Any], shipped: bool
+) -> tuple[Any, Any]:
+    """The checkpoint's own config, and the one asked for: only settings of inference may be changed on top of it."""
     from aape_bench.checkpoint import read_header
 
     header = read_header(path)
@@ -293,7 +341,8 @@ def _config_of_checkpoint(plugin: EncoderPlugin, path: Path, settings: Mapping[s
         )
     owner = f'The model "{plugin.name}"'
     if not header.config:
-        return make_config(plugin.config, settings, owner)
+        config = make_config(plugin.config, settings, owner)
+        return config, config
     try:
         trained = make_config(plugin.config, header.config, f"The checkpoint {path}")
     except UsageError as error:
@@ -303,8 +352,14 @@ def _config_of_checkpoint(plugin: EncoderPlugin, path: Path, settings: Mapping[s
         if field.name not in settings or field.metadata.get("inference"):
             continue
         if (own := getattr(trained, field.name)) != (new := getattr(asked, field.name)):
+            if shipped:
+                raise CheckpointError(
+                    f"The weights that come with {plugin.name} were trained with {field.name}={own}, not {new}. For "
+                    f"random weights of that kind say so, {plugin.name}{{{field.name}={new};weights=random}} or "
+                    "--weights random; or name a checkpoint of yours with --weights."
+                )
             raise CheckpointError(
                 f"The checkpoint {path} was trained with {field.name}={own}, which --set {field.name}={new} "
                 "contradicts. Leave the setting out, or use other weights."
             )
-    return asked
+    return trained, asked

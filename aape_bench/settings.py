@@ -84,15 +84,17 @@ def make_config(config_type: type[Config], settings: Mapping[str, Any], owner: s
     return resolve() if resolve else config
 
 
-def label_of(name: str, config: Any) -> str:
-    """`aape`, or `aape[preset=small,window=gaussian]` where something is not default.
+def label_of(name: str, config: Any, base: Any = None) -> str:
+    """`aape`, or `aape[preset=small,window=gaussian]` where something is not default, or not as in `base`.
 
     What a preset brings along is not repeated: the other fields are compared with the preset's own.
     """
-    default = make_config(type(config), {}, name)
-    preset = {"preset": config.preset} if hasattr(config, "preset") else {}
-    base = make_config(type(config), preset, name)
-    changed = {key: value for key, value in preset.items() if value != getattr(default, key)}
+    changed = {}
+    if base is None:
+        default = make_config(type(config), {}, name)
+        preset = {"preset": config.preset} if hasattr(config, "preset") else {}
+        base = make_config(type(config), preset, name)
+        changed = {key: value for key, value in preset.items() if value != getattr(default, key)}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if value != getattr(base, field.name) and not field.metadata.get("execution"):

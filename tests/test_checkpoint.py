@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import pickle
 import struct
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from aape_bench import registry
 from aape_bench.checkpoint import load_checkpoint, read_header, save_checkpoint
 from aape_bench.errors import CheckpointError
-from aape_bench.selection import select_model
+from aape_bench.identity import file_digest
+from aape_bench.selection import choose_plugin, select_model, weights_of
 
 
 def saved(path: Path, seed: int = 5, **settings: str) -> Path:
@@ -49,6 +51,31 @@ def test_inference_settings_may_differ_architecture_may_not(tmp_path: Path) -> N
     assert select_model("vit", {"pooling": "cls"}, str(file), 0).settings["pooling"] == "cls"
     with pytest.raises(CheckpointError, match="trained with blocks=2, which --set blocks=3 contradicts"):
         select_model("vit", {"blocks": "3"}, str(file), 0)
+
+
+def test_weights_that_come_with_an_encoder_are_its_default(tmp_path: Path) -> None:
+    file = saved(tmp_path / "a.safetensors")
+    plugin = replace(registry.model("vit"), default_weights=lambda: str(file))
+    shipped, named, random = (choose_plugin(plugin, {}, text, 0) for text in ("default", str(file), "random"))
+    assert shipped.weights == f"shipped:{file_digest(file)[:8]}"
+    assert shipped.label == f"vit@{file_digest(file)[:8]}"
+    assert shipped.identity == named.identity
+    assert (random.weights, random.label) == ("random", "vit@random")
+    pooled = choose_plugin(plugin, {"pooling": "cls"}, "default", 0)
+    assert pooled.label == f"vit[pooling=cls]@{file_digest(file)[:8]}"
+    assert choose_plugin(plugin, {"blocks": "2"}, "default", 0).label == shipped.label
+    assert "a.safetensors" in weights_of(plugin)
+
+
+def test_default_weights_never_give_way_to_random_ones_unsaid(tmp_path: Path) -> None:
+    file = saved(tmp_path / "a.safetensors")
+    plugin = replace(registry.model("vit"), default_weights=lambda: str(file))
+    with pytest.raises(CheckpointError, match=r"trained with blocks=2, not 3\. .* vit\{blocks=3;weights=random\}"):
+        choose_plugin(plugin, {"blocks": "3"}, "default", 0)
+    assert choose_plugin(plugin, {"blocks": "3"}, "random", 0).weights == "random"
+    gone = replace(plugin, default_weights=lambda: str(tmp_path / "gone.safetensors"))
+    with pytest.raises(CheckpointError, match=r"no checkpoint .*gone\.safetensors"):
+        choose_plugin(gone, {}, "default", 0)
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:

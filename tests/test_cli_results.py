@@ -9,6 +9,10 @@ import numpy as np
 import pytest
 from toys import Cli, rows, run
 
+from aape_bench.checkpoint import save_checkpoint
+from aape_bench.identity import file_digest
+from aape_bench.selection import select_model
+
 
 @pytest.fixture
 def two_models(cli: Cli, small_esc50: Path, tmp_path: Path) -> Path:
@@ -88,6 +92,23 @@ def test_what_is_not_there_is_said(cli: Cli, two_models: Path, arguments: tuple[
     assert status == 2
     assert says in err
     assert len(err.strip().splitlines()) == 1
+
+
+def test_weights_may_be_left_out_of_a_name(cli: Cli, small_esc50: Path, tmp_path: Path) -> None:
+    line = ("--task", "esc50", "--data-dir", small_esc50, "--allow-partial", "--results-dir", tmp_path / "r")
+    files = [tmp_path / f"{seed}.safetensors" for seed in (1, 2)]
+    for seed, file in enumerate(files):
+        choice = select_model("vit", {"blocks": "1"}, "random", seed)
+        save_checkpoint(file, choice.build(), "vit", choice.settings, {})
+    for name in files:
+        assert cli("run", "--model", "vit", "--weights", name, *line)[0] == 0
+        if name == files[0]:
+            out = cli("show", "vit[blocks=1]", "--results-dir", tmp_path / "r")[1]
+            assert f"vit[blocks=1]@{file_digest(name)[:8]}" in out
+    status, _, err = cli("show", "vit[blocks=1]", "--results-dir", tmp_path / "r")
+    assert status == 2
+    assert 'Several models are called "vit[blocks=1]"' in err
+    assert all(file_digest(name)[:8] in err for name in files)
 
 
 def test_a_changed_prediction_is_refused(cli: Cli, two_models: Path) -> None:
