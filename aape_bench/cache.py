@@ -31,8 +31,8 @@ _SCHEMA = 1
 class Treatment:
     """How audio reaches the encoder; with encoder identity and audio fingerprint it addresses embeddings.
 
-    audio: in words; code: hash of what decodes, cuts and resamples. role: "scene" or "timestamps". crop: seed of the
-    random place at which training clips longer than the task's are cut, None: every clip's head.
+    audio: in words; code: hash of what decodes, cuts and resamples. role: "scene", "timestamps" or "training". crop:
+    seed of the random place at which training clips longer than the task's are cut, None: every clip's head.
     """
 
     sample_rate: int

@@ -41,6 +41,7 @@ def print_plan(jobs: Sequence[Job]) -> None:
         "done": "nothing, the result is there",
         "fit": "fit, embeddings are cached",
         "embed": "embed and fit",
+        "train": "train the encoder",
         "read files": "read new files first; then only what is missing",
     }
     rows = [

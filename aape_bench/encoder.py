@@ -2,6 +2,9 @@
 
 A clip's embedding may depend on nothing but the clip: not on its batch, its order, its padding or an
 earlier call. A clip alone equals the same clip padded beside a longer one, to 1e-5.
+
+Everything else is optional and for fine-tuning: names of parameters by depth, drop path, and a front end that can be
+run apart (`SpectrogramEncoder`).
 """
 
 from __future__ import annotations
@@ -20,6 +23,11 @@ class Encoder(torch.nn.Module):
     takes_lengths: bool = True
     #: True: its weights are drawn from a seed, not trained.
     random_weights: bool = False
+    #: Blocks of two residual branches each that drop path may leave out; 0: the encoder has no drop path.
+    drop_path_blocks: int = 0
+    #: Drop path (stochastic depth: Huang et al., ECCV 2016): a factor for what each branch adds to each clip of the
+    #: next batch, (n, drop_path_blocks, 2), 0 where it is left out; None: nothing is. Read in training mode only.
+    drop_path: Tensor | None = None
 
     @property
     def parameter_count(self) -> int | None:
@@ -43,3 +51,40 @@ class Encoder(torch.nn.Module):
         lies past a clip's end are padding and have a time of NaN.
         """
         raise NotImplementedError
+
+    def layer_groups(self) -> list[list[str]] | None:
+        """Names of parameters by depth, the input side first, as in `named_parameters`; None: all are one group.
+
+        What comes before the first group is named by `stem_parameters`; what neither names comes after the last.
+        """
+        return None
+
+    def stem_parameters(self) -> list[str]:
+        """Names of the parameters on the input side of the first of `layer_groups`."""
+        return []
+
+
+class SpectrogramEncoder(Encoder):
+    """An encoder whose front end can be run apart, so that training can change what the rest of it sees.
+
+    quiet: the value of a spectrogram that stands for nothing heard: SpecAugment writes it, and it fills up the shorter
+    of two mixed clips. Best one that the encoder's normalisation turns to 0, its mean. (Silence itself is an outlier
+    on a logarithmic scale.)
+    """
+
+    quiet: float
+
+    def spectrogram(self, audio: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """What the front end makes of clips; arguments as `scene_embeddings`.
+
+        Returns (n, T, bins) float32, 0 past a clip's end, and each clip's real frames (n,) int64.
+        """
+        raise NotImplementedError
+
+    def scene_embeddings_of(self, spectrogram: Tensor, frames: Tensor) -> Tensor:
+        """One vector per clip, (n, scene_embedding_size) float32, of what `spectrogram` returns."""
+        raise NotImplementedError
+
+    def scene_embeddings(self, audio: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """As `Encoder`."""
+        return self.scene_embeddings_of(*self.spectrogram(audio, lengths))

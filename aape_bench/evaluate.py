@@ -24,6 +24,8 @@ from aape_bench.task import Task
 if TYPE_CHECKING:
     import pandas as pd
 
+    from aape_bench.finetune.job import Trained, Work
+    from aape_bench.progress import Progress
     from aape_bench.selection import ModelChoice
 
 
@@ -98,6 +100,14 @@ def judge(
         predictions = predictions_of_scenes(task, table, problem, fits)
         choices = [one.choice for one in fits]
     return Outcome(predictions, choices, list(dict.fromkeys(remark for one in fits for remark in one.remarks)))
+
+
+def judge_by_training(work: Work, name: str, progress: Progress) -> tuple[Outcome, Trained]:
+    """Let the protocol `name` train the encoder and predict every test clip."""
+    trained = protocol(name).train(work, progress)
+    predictions = predictions_of_scenes(work.task, work.table, trained.problem, trained.fits)
+    remarks = list(dict.fromkeys(remark for one in trained.fits for remark in one.remarks))
+    return Outcome(predictions, [one.choice for one in trained.fits], remarks), trained
 
 
 def write_result(results_dir: Path, evaluation: Evaluation, outcome: Outcome) -> Path:

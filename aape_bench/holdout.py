@@ -21,12 +21,18 @@ Rows = npt.NDArray[np.int64]
 
 
 def hold_out(
-    task: str, ids: Sequence[str], classes: Sequence[tuple[str, ...]], groups: Sequence[str | None], train: Rows
+    task: str,
+    ids: Sequence[str],
+    classes: Sequence[tuple[str, ...]],
+    groups: Sequence[str | None],
+    train: Rows,
+    share: float = SHARE,
 ) -> tuple[Rows, Rows]:
     """Split `train` (row positions) into what is trained on and what validates; drawn from the task's name alone.
 
-    ids, classes, groups: of every row of the clip table. Every class of which two groups (or clips) are there gets at
-    least one clip in both parts where whole groups allow it. One clip or group alone stays in training.
+    ids, classes, groups: of every row of the clip table. share: of the training clips that validates. Every class of
+    which two groups (or clips) are there gets at least one clip in both parts where whole groups allow it. One clip or
+    group alone stays in training.
     """
     units: dict[str, list[int]] = defaultdict(list)
     for row in train.tolist():
@@ -42,7 +48,7 @@ def hold_out(
     for unit in order:
         for name in contents[unit]:
             holders[name].append(unit)
-    wanted = {name: max(1.0, SHARE * count) for name, count in totals.items()}
+    wanted = {name: max(1.0, share * count) for name, count in totals.items()}
     for name in sorted(totals, key=lambda one: (totals[one], one)):
         have = sum(contents[unit][name] for unit in holders[name] if unit in held)
         for unit in holders[name]:
@@ -56,7 +62,7 @@ def hold_out(
             have += contents[unit][name]
     clips = sum(sizes[unit] for unit in held)
     for unit in order:  # clips of no class, and what rounding left
-        if clips + sizes[unit] > max(1.0, SHARE * len(train)) or len(held) + 1 >= len(sizes):
+        if clips + sizes[unit] > max(1.0, share * len(train)) or len(held) + 1 >= len(sizes):
             continue
         if unit not in held and not _takes_the_last(unit, contents, holders, held):
             held.add(unit)

@@ -170,7 +170,7 @@ def _row(results_dir: Path, by_seed: dict[int, tuple[str, Record]], remarks: lis
 
 def _seconds(records: list[Record]) -> float:
     """Embedding and fitting; embeddings that several seeds share count once."""
-    embedding = {record.model["identity"]: record.stages["embed"]["seconds"] for record in records}
+    embedding = {record.model["identity"]: record.stages.get("embed", {}).get("seconds", 0.0) for record in records}
     return float(sum(embedding.values()) + sum(record.stages["fit"]["seconds"] for record in records))
 
 

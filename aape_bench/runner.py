@@ -7,8 +7,8 @@ module has to be loaded), so a run with nothing left to do ends at once.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,7 +20,7 @@ from aape_bench.cache import EmbeddingEntry, Treatment
 from aape_bench.errors import BenchError, BrokenAudio, StorageError, UsageError, raise_all
 from aape_bench.identity import digest, file_digest, source_digest
 from aape_bench.progress import Progress, Silent
-from aape_bench.protocols import Input, code_digest, input_of, protocol
+from aape_bench.protocols import Input, code_digest, input_of, protocol, settings_of_task, trains_encoder
 from aape_bench.selection import ModelChoice, PluginChoice, select_model
 from aape_bench.settings import deciding, label_of, make_config
 from aape_bench.storage import check_writable
@@ -30,6 +30,7 @@ from aape_bench.task_data import TaskData, load_task
 if TYPE_CHECKING:
     import pandas as pd
 
+    from aape_bench.clip_table import Rotation
     from aape_bench.clips import ClipReader
     from aape_bench.contents import Fingerprints
     from aape_bench.encoder import Encoder
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 #: Core modules by which audio becomes embeddings.
 EMBEDDING = ("audio", "containers", "clips", "embed", "encoder", "randomness")
 
-Action = Literal["done", "fit", "embed", "read files"]
+Action = Literal["done", "fit", "embed", "train", "read files"]
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,19 @@ class ProtocolChoice:
     def description(self) -> dict[str, Any]:
         """What of the protocol decides a result."""
         return {"name": self.name, "code": code_digest(self.name), "settings": deciding(self.settings)}
+
+    @property
+    def trains_encoder(self) -> bool:
+        """Whether it gets the encoder instead of its embeddings."""
+        return trains_encoder(self.name)
+
+    def of_task(self, task: Task) -> ProtocolChoice:
+        """The same with what the task decides filled in; its label stays."""
+        return replace(self, settings=settings_of_task(self.name, self.settings, task))
+
+    def input_of(self, task: Task) -> Input:
+        """What of the task's audio it is given."""
+        return input_of(self.name, self.settings, task)
 
 
 @dataclass(frozen=True)
@@ -131,7 +145,7 @@ def plan(
         prints = None if data.unread() else data.fingerprints()
         for model in [*models, *(references(data.task, models) if options.references else ())]:
             order.setdefault((model.label, model.seed), len(order))
-            for chosen in protocols:
+            for chosen in (one.of_task(data.task) for one in protocols):
                 jobs.append(Job(model, data, chosen, _action(model, data, chosen, prints, options)))
     # one model after the other: a plugin's weights are in memory for its own jobs only
     return sorted(jobs, key=lambda job: order[job.model.label, job.model.seed]), failures
@@ -179,13 +193,15 @@ def _action(
         return "read files"
     if _existing(model, data, chosen, prints, options) is not None:
         return "done"
+    if chosen.trains_encoder:
+        return "train"
     return "embed" if _entry(model, data, chosen, prints, options).summary() is None else "fit"
 
 
 def _finish(job: Job, options: Options, progress: Progress) -> tuple[Path, bool]:
     """The path of the job's record, and whether it had to be computed."""
-    from aape_bench.clip_table import left_out, rotations, side_column
-    from aape_bench.evaluate import Evaluation, judge, write_result
+    from aape_bench.clip_table import side_column
+    from aape_bench.evaluate import Evaluation, write_result
     from aape_bench.overlap import overlap_of
 
     model, data, chosen = job.model, job.data, job.protocol
@@ -197,10 +213,60 @@ def _finish(job: Job, options: Options, progress: Progress) -> tuple[Path, bool]
     if (path := _existing(model, data, chosen, prints, options)) is not None:
         return path, False
 
+    made = (_train if chosen.trains_encoder else _embed_and_fit)(job, prints, options, progress, name)
+    # a foreign module's weights have no card of ours
+    weights = model.path if isinstance(model, PluginChoice) else None
+    overlap = overlap_of(model.weights, weights, data.task, data.root, data.table, data.hashes(), options.cache_dir)
+    treatment = _treatment(model, chosen.input_of(data.task), options)
+    evaluation = Evaluation(
+        key=_key(model, data, chosen, prints, options),
+        lineage=digest([model.lineage, judged_by(data.task), chosen.description, treatment]),
+        model=model,
+        task=data.task,
+        fingerprint=prints.data,
+        table=made.table,
+        rotations=made.rotations,
+        skipped=[{"clip": data.table["id"][row], "reason": reason} for row, reason in sorted(made.broken.items())],
+        repeated=_repeated(data.hashes(), data.table, side_column(data.task)),
+        overlap=overlap.value,
+        protocol={"label": chosen.label, **chosen.description},
+        treatment=asdict(treatment),
+        embedding=made.encoder,
+        stages=made.stages,
+    )
+    if options.notes:
+        for note in _notes(name, evaluation, made.outcome):
+            progress.say(f"Note: {note}")
+    path = write_result(options.results_dir, evaluation, made.outcome)
+    made.clear()
+    return path, True
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What a protocol came to. table, rotations: without broken clips, which are row -> reason.
+
+    encoder: dimension and parameters. stages: what they took. clear: deletes what only an unfinished result needs.
+    """
+
+    table: pd.DataFrame
+    rotations: list[Rotation]
+    broken: dict[int, str]
+    outcome: Outcome
+    encoder: Mapping[str, Any]
+    stages: dict[str, Any]
+    clear: Callable[[], None] = lambda: None
+
+
+def _embed_and_fit(job: Job, prints: Fingerprints, options: Options, progress: Progress, name: str) -> _Made:
+    from aape_bench.clip_table import left_out, rotations
+    from aape_bench.evaluate import judge
+
+    model, data, chosen = job.model, job.data, job.protocol
     entry = _entry(model, data, chosen, prints, options)
     if damaged := entry.discard_damaged():
         progress.say(f"{name}: {len(damaged)} cached part(s) were damaged and are computed again.")
-    given = input_of(chosen.settings, data.task)
+    given = chosen.input_of(data.task)
     summary = entry.summary() or _embed(model, data, entry, given, options, progress, name)
     broken = entry.broken()
     if broken and not options.skip_broken:
@@ -216,33 +282,56 @@ def _finish(job: Job, options: Options, progress: Progress) -> tuple[Path, bool]
     started = time.perf_counter()
     with progress.stage(f"{name}: {chosen.label}", len(rounds), "folds") as advance:
         outcome = judge(data.task, table, rounds, embeddings, counts, chosen.name, chosen.settings, model.seed, advance)
-    # a foreign module's weights have no card of ours
-    weights = model.path if isinstance(model, PluginChoice) else None
-    overlap = overlap_of(model.weights, weights, data.task, data.root, data.table, data.hashes(), options.cache_dir)
-    treatment = _treatment(model, given, options)
-    evaluation = Evaluation(
-        key=_key(model, data, chosen, prints, options),
-        lineage=digest([model.lineage, judged_by(data.task), chosen.description, treatment]),
+    stages = {
+        "embed": {"seconds": round(entry.seconds(), 3), **summary["stage"]},
+        "fit": {"seconds": round(time.perf_counter() - started, 3), **environment.stage_facts(threads=1)},
+    }
+    return _Made(table, rounds, broken, outcome, summary, stages)
+
+
+def _train(job: Job, prints: Fingerprints, options: Options, progress: Progress, name: str) -> _Made:
+    import torch
+
+    from aape_bench.clip_table import left_out, rotations
+    from aape_bench.evaluate import judge_by_training
+    from aape_bench.finetune.job import Work, clear, folders
+
+    model, data, chosen = job.model, job.data, job.protocol
+    broken = _broken(job, progress, name) if options.skip_broken else {}
+    table, rounds, kept = left_out(data.task, data.table, rotations(data.task, data.table), broken)
+    hashes, stats = data.hashes(), data.stats
+    key = _key(model, data, chosen, prints, options)
+    folder, weights = folders(options.results_dir, data.task.name, chosen.label, model.label, key)
+    work = Work(
         model=model,
         task=data.task,
-        fingerprint=prints.data,
+        root=data.root,
         table=table,
+        stats=None if stats is None else [one for one, there in zip(stats, kept, strict=True) if there],
+        hashes=None if hashes is None else [one for one, there in zip(hashes, kept, strict=True) if there],
         rotations=rounds,
-        skipped=[{"clip": data.table["id"][row], "reason": reason} for row, reason in sorted(broken.items())],
-        repeated=_repeated(data.hashes(), data.table, side_column(data.task)),
-        overlap=overlap.value,
-        protocol={"label": chosen.label, **chosen.description},
-        treatment=asdict(treatment),
-        embedding=summary,
-        stages={
-            "embed": {"seconds": round(entry.seconds(), 3), **summary["stage"]},
-            "fit": {"seconds": round(time.perf_counter() - started, 3), **environment.stage_facts(threads=1)},
-        },
+        recipe=chosen.settings,
+        device=options.device,
+        folder=folder,
+        weights=weights,
     )
-    if options.notes:
-        for note in _notes(name, evaluation, outcome):
-            progress.say(f"Note: {note}")
-    return write_result(options.results_dir, evaluation, outcome), True
+    environment.reset_peak_memory()
+    outcome, trained = judge_by_training(work, chosen.name, progress)
+    facts = environment.stage_facts(threads=torch.get_num_threads())
+    stages = {"fit": {"seconds": round(trained.seconds, 3), **facts}}
+    return _Made(table, rounds, broken, outcome, trained.encoder, stages, clear=lambda: clear(work))
+
+
+def _broken(job: Job, progress: Progress, name: str) -> dict[int, str]:
+    """Clips that cannot be used, row -> reason: all are decoded once."""
+    reader = _reader(job.model, job.data, None, job.protocol.input_of(job.data.task))
+    rows = range(len(job.data.table))
+    broken: dict[int, str] = {}
+    with progress.stage(f"{name}: decoding", len(rows), "clips") as advance:
+        for batch in reader.batches([[row] for row in rows], skip_broken=True):
+            broken |= batch.broken
+            advance(1)
+    return broken
 
 
 def _notes(name: str, evaluation: Evaluation, outcome: Outcome) -> list[str]:
@@ -311,7 +400,7 @@ def _treatment(model: ModelChoice, given: Input, options: Options) -> Treatment:
 def _entry(
     model: ModelChoice, data: TaskData, chosen: ProtocolChoice, prints: Fingerprints, options: Options
 ) -> EmbeddingEntry:
-    given = input_of(chosen.settings, data.task)
+    given = chosen.input_of(data.task)
     # a crop hangs on which clips are training clips, which the audio's fingerprint does not say
     audio = prints.audio if given.crop is None else prints.data
     treatment = _treatment(model, given, options)
@@ -319,7 +408,7 @@ def _entry(
 
 
 def _key(model: ModelChoice, data: TaskData, chosen: ProtocolChoice, prints: Fingerprints, options: Options) -> str:
-    treatment = _treatment(model, input_of(chosen.settings, data.task), options)
+    treatment = _treatment(model, chosen.input_of(data.task), options)
     task = data.task
     about = {
         **judged_by(task),

@@ -83,6 +83,7 @@ class Task:
     generator:  for tasks that need no files; `read` then ignores its argument.
     postprocessing: of an event task, the ways to find events in scores of moments that validation chooses from; none:
               HEAR's.
+    recipe:   the preset of fine-tuning that it takes (`aape_bench.finetune.recipe`).
     references: names of encoder plugins whose rows belong into every table of this task.
     figures:  predictions -> further figures for the record, by name (None: undefined). It gets a DataFrame in
               clip-table order with id, fold, truth, predicted (multiclass: class names).
@@ -106,6 +107,7 @@ class Task:
     root: Path | None = None
     generator: Generator | None = None
     postprocessing: tuple[PostProcessing, ...] = ()
+    recipe: str = "other"
     references: tuple[str, ...] = ()
     figures: Callable[[pd.DataFrame], Mapping[str, float | None]] | None = None
     licence: str = ""

@@ -97,6 +97,7 @@ task = Task(
     classes=527,
     part_clips=(22160, 0, 20371),  # as the comment lines of Google's CSVs count them
     clip_seconds=10.0,
+    recipe="as20k",
     read=read,
     folders=("as20k", "audioset"),
     by_hand="AudioSet is a list of YouTube segments; its audio must be downloaded from YouTube by each user, as far as "

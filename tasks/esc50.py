@@ -50,6 +50,7 @@ task = Task(
     clips=2000,
     classes=len(CLASSES),
     clip_seconds=5.0,
+    recipe="esc50",
     read=read,
     folders=("esc50", "ESC-50-master", "ESC-50"),
     archives=(

@@ -66,6 +66,7 @@ task = Task(
     classes=len(FAMILIES),
     part_clips=PART_CLIPS,
     clip_seconds=4.0,
+    recipe="nsynth",
     read=read,
     folders=("nsynth", "NSynth"),
     archives=tuple(

@@ -58,6 +58,7 @@ task = Task(
     classes=len(WORDS),
     part_clips=(84843, 9981, 11005),
     clip_seconds=1.0,
+    recipe="spcv2",
     read=read,
     folders=("spcv2", "speech_commands_v0.02", "speech_commands"),
     archives=(

@@ -48,6 +48,7 @@ task = Task(
     classes=SPEAKERS,
     part_clips=(138361, 6904, 8251),
     clip_seconds=8.2,
+    recipe="vc1",
     read=read,
     folders=("vc1", "VoxCeleb1", "voxceleb1"),
     by_hand="VoxCeleb1's audio is handed out on request: fill in the form that "

@@ -60,24 +60,32 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(width, norm_eps)
         self.mlp = nn.Sequential(linear(width, hidden, generator), nn.GELU(), linear(hidden, width, generator))
 
-    def forward(self, tokens: Tensor, real: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, tokens: Tensor, real: Tensor | None = None, factors: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """(n, t, width) and, for padded batches, (n, t) bool, False where nothing may attend to a token.
 
-        Returns the tokens and the MLP's output before its residual, both (n, t, width).
+        factors: (n, 2), of what attention and MLP add to each sample's tokens, or None: all 1.
+        Returns the tokens and the MLP's output before its residual and factor, both (n, t, width).
         """
+        attention, feed = (None, None) if factors is None else factors[:, :, None, None].unbind(dim=1)
         if self.pre_norm:
-            tokens = tokens + self._attend(self.norm1(tokens), real)
+            tokens = tokens + _scaled(self._attend(self.norm1(tokens), real), attention)
             feed_forward = self.mlp(self.norm2(tokens))
-            return tokens + feed_forward, feed_forward
-        tokens = self.norm1(tokens + self._attend(tokens, real))
+            return tokens + _scaled(feed_forward, feed), feed_forward
+        tokens = self.norm1(tokens + _scaled(self._attend(tokens, real), attention))
         feed_forward = self.mlp(tokens)
-        return self.norm2(tokens + feed_forward), feed_forward
+        return self.norm2(tokens + _scaled(feed_forward, feed)), feed_forward
 
     def _attend(self, tokens: Tensor, real: Tensor | None) -> Tensor:
         query, key, value = self.qkv(tokens).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         mask = None if real is None else real[:, None, None, :]
         attended = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return self.projection(attended.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+
+def _scaled(branch: Tensor, factor: Tensor | None) -> Tensor:
+    return branch if factor is None else branch * factor
 
 
 class Backbone(nn.Module):
@@ -106,17 +114,18 @@ class Backbone(nn.Module):
         """(steps, rows, width), to be added to the stem's tokens before any are left out."""
         return grid_positions(steps, rows, self.cls.shape[0], self.position_base, self.cls.device)
 
-    def forward(self, tokens: Tensor, real: Tensor | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, real: Tensor | None = None, drop_path: Tensor | None = None) -> Tensor:
         """Run the blocks on CLS and any set of tokens that carry their positions already.
 
-        tokens: (n, t, width). real: (n, t) bool, False where a token is padding, or None.
+        tokens: (n, t, width). real: (n, t) bool, False where a token is padding, or None. drop_path: (n, blocks, 2),
+        factors of every block's two residual branches (see `Encoder.drop_path`), or None.
         Returns (n, 1 + t, width), CLS first.
         """
         tokens = self._entering(tokens)
         if real is not None:
             real = nn.functional.pad(real, (1, 0), value=True)
-        for block in self.blocks:
-            tokens, _ = block(tokens, real)
+        for index, block in enumerate(self.blocks):
+            tokens, _ = block(tokens, real, None if drop_path is None else drop_path[:, index])
         return self.norm(tokens) if self.pre_norm else tokens
 
     def feed_forwards(self, tokens: Tensor) -> Iterator[Tensor]:

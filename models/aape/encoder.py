@@ -6,17 +6,19 @@ back to end with the clip; a moment seen by two windows is the mean of both, so 
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
-from aape_bench.encoder import Encoder
+from aape_bench.encoder import SpectrogramEncoder
 from aape_bench.features import HOP_MS, LogMel
 from aape_bench.models.aape.backbone import Backbone
 from aape_bench.models.aape.config import VitConfig
 from aape_bench.models.aape.stem import build_stem
 
 
-class AapeEncoder(Encoder):
+class AapeEncoder(SpectrogramEncoder):
     """AaPE, one of its controls, or with a `VitConfig` the plain ViT.
 
     config is resolved; every module draws its weights from its own stream of the seed, so variants share the
@@ -33,14 +35,30 @@ class AapeEncoder(Encoder):
         per_moment = config.dim * (config.rows if config.pooling == "freqcat" else 1)
         self.timestamp_embedding_size = per_moment
         self.scene_embedding_size = 2 * config.dim if config.pooling == "cls+mean" else per_moment
+        self.quiet = config.norm_mean  # exactly 0 once normalised
+        self.drop_path_blocks = config.depth
 
-    def scene_embeddings(self, audio: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def layer_groups(self) -> list[list[str]]:
+        """The parameters of each transformer block."""
+        blocks = enumerate(self.backbone.blocks)
+        return [[f"backbone.blocks.{at}.{name}" for name, _ in block.named_parameters()] for at, block in blocks]
+
+    def stem_parameters(self) -> list[str]:
+        """Stem, CLS and, where it stands before the blocks (post-norm), the LayerNorm."""
+        later = ("backbone.blocks.", "backbone.norm.") if self.backbone.pre_norm else ("backbone.blocks.",)
+        return [name for name, _ in self.named_parameters() if not name.startswith(later)]
+
+    def spectrogram(self, audio: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The log-mel (n, T, mels), not normalised, 0 past a clip's end, and each clip's frames (n,)."""
+        log_mel, frames = self.front_end(audio, lengths)
+        return log_mel, frames
+
+    def scene_embeddings_of(self, spectrogram: Tensor, frames: Tensor) -> Tensor:
         """One vector per clip, pooled as `pooling` says; CLS of a long clip is averaged by its windows' duration.
 
-        audio: (n, samples) at 16 kHz; lengths: (n,) real samples or None.
         Returns (n, scene_embedding_size) float32.
         """
-        moments, cls, steps = self._moments(*self.front_end(audio, lengths))
+        moments, cls, steps = self._moments(spectrogram, frames)
         mean = moments.sum(dim=1) / steps[:, None]
         if self.config.pooling == "cls":
             return cls
@@ -75,18 +93,21 @@ class AapeEncoder(Encoder):
         times = (1000.0 * centre / self.sample_rate).masked_fill(~real, float("nan"))
         return moments[:, : len(index)] * real[..., None], times
 
-    def encode(self, log_mel: Tensor, real: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def encode(
+        self, log_mel: Tensor, real: Tensor | None = None, drop_path: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """One window through stem and backbone.
 
         log_mel: (n, 1, T, mels), normalised, T a multiple of the patch and at most `clip_frames`.
         real: (n, T / patch) bool, False beyond a clip's end, or None where all steps are real.
+        drop_path: (n, blocks, 2), as `Backbone` takes it, or None.
         Returns patch tokens (n, T / patch, rows, width), without meaning where not real, and CLS (n, width).
         """
         by_row = None if real is None else real[..., None].expand(-1, -1, self.config.rows)
         tokens = self.stem(log_mel, by_row)
         steps, rows = tokens.shape[1:3]
         tokens = tokens + self.backbone.positions(steps, rows)
-        tokens = self.backbone(tokens.flatten(1, 2), None if by_row is None else by_row.flatten(1))
+        tokens = self.backbone(tokens.flatten(1, 2), None if by_row is None else by_row.flatten(1), drop_path)
         return tokens[:, 1:].unflatten(1, (steps, rows)), tokens[:, 0]
 
     def patch_tokens(self, log_mel: Tensor) -> Tensor:
@@ -117,6 +138,7 @@ class AapeEncoder(Encoder):
         patches = self.normalised(log_mel)[:, : longest * patch].reshape(len(frames), longest, patch, -1)
         total = patches.new_zeros(len(patches), longest, self.timestamp_embedding_size)
         times_seen = patches.new_zeros(len(patches), longest)
+        drop_path = self.drop_path if self.training else None
         parts = []
         for first in range(0, longest, window):
             clips = torch.nonzero(steps > first)
@@ -124,7 +146,9 @@ class AapeEncoder(Encoder):
             span = min(window, int(steps[clips].max()))
             where = (clips, start + torch.arange(span, device=steps.device))
             real = where[1] < steps[clips]
-            tokens, cls = self.encode(patches[where].flatten(1, 2)[:, None], None if bool(real.all()) else real)
+            # What is dropped is the same in every window of a clip.
+            encode = self.encode if drop_path is None else partial(self.encode, drop_path=drop_path[clips[:, 0]])
+            tokens, cls = encode(patches[where].flatten(1, 2)[:, None], None if bool(real.all()) else real)
             by_moment = tokens.flatten(2) if self.config.pooling == "freqcat" else tokens.mean(dim=2)
             by_moment = by_moment.float() * real[..., None]
             total = total.index_put(where, by_moment, accumulate=True)

@@ -1,0 +1,205 @@
+"""Fine-tuning on one data set: its rounds, each trained in a folder of its own, scores that stay when a run is stopped.
+
+Folder: `RESULTS_DIR/finetune/<task>/<model>-<key>/<fold>/`, with what resumes the training (`state.pt`) and, last,
+what came of it (`fit.npz`). It is deleted when the record is written.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from aape_bench.clip_table import Rotation, class_sets
+from aape_bench.errors import DataError, UsageError
+from aape_bench.finetune.recipe import Recipe
+from aape_bench.fitting.fabric import require_lightning
+from aape_bench.holdout import hold_out
+from aape_bench.problem import Fit, Problem
+from aape_bench.scenes import problem_of_scenes
+from aape_bench.storage import atomic_write, safe_name
+from aape_bench.task import Task
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from aape_bench.encoder import Encoder
+    from aape_bench.progress import Progress
+    from aape_bench.selection import ModelChoice
+
+FIT = "fit.npz"
+
+
+@dataclass(frozen=True)
+class Work:
+    """One model on one data set.
+
+    table, stats, hashes: without broken clips; stats and hashes of each row's file, None for generated tasks.
+    rotations: the task's own. recipe: resolved. folder: of this result alone. weights: where fine-tuned encoders go, a
+    file each fold.
+    """
+
+    model: ModelChoice
+    task: Task
+    root: Path
+    table: pd.DataFrame
+    stats: Sequence[tuple[int, int, int]] | None
+    hashes: Sequence[str] | None
+    rotations: Sequence[Rotation]
+    recipe: Recipe
+    device: str
+    folder: Path
+    weights: Path
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return f"{self.model.label} on {self.task.name}"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came of it. problem: what the fits are of. encoder: dimension and parameters. seconds: of all training."""
+
+    problem: Problem
+    fits: list[Fit]
+    encoder: dict[str, Any]
+    seconds: float
+
+
+def folders(results_dir: Path, task: str, protocol: str, label: str, key: str) -> tuple[Path, Path]:
+    """Folder of an unfinished result, and of fine-tuned weights."""
+    name = f"{safe_name(label)}-{key}"
+    return (
+        results_dir / "finetune" / safe_name(task) / name,
+        results_dir / "weights" / safe_name(task) / safe_name(protocol) / name,
+    )
+
+
+def check(task: Task) -> None:
+    """Raise UsageError where a task cannot be fine-tuned on."""
+    if task.kind == "event":
+        raise UsageError(
+            f"{task.name} is an event task, which fine-tuning does not judge: it trains on whole clips. "
+            "Leave the task out, or use --protocol hear or linear."
+        )
+
+
+def train(work: Work, progress: Progress) -> Trained:
+    """Every round in turn; those that are there are not done again. Raises Interrupted, ModelError, StorageError."""
+    require_lightning()
+    made = rounds(work.task, work.table, work.rotations, work.recipe)
+    embeddings = np.zeros((len(work.table), 0), np.float32)
+    problem = problem_of_scenes(work.task, embeddings, work.table, made)
+    finished = []
+    for rotation in made:
+        folder = work.folder / safe_name(rotation.name)
+        finished.append(_read(folder / FIT) or _train(work, problem, rotation, folder, progress))
+    fits, encoder, seconds = zip(*finished, strict=True)
+    return Trained(problem, list(fits), encoder[0], sum(seconds))
+
+
+def clear(work: Work) -> None:
+    """Delete what only an unfinished result needs."""
+    shutil.rmtree(work.folder, ignore_errors=True)
+
+
+def rounds(task: Task, table: pd.DataFrame, rotations: Sequence[Rotation], recipe: Recipe) -> list[Rotation]:
+    """The rotations that are trained and validated on; their test clips are those of `rotations`.
+
+    Tasks in parts keep theirs. Of tasks in folds, everything but the test fold is trained on, less a part of it held
+    out for validation, groups whole: no official fold is given up for that. As published: all of it is trained on, and
+    the test fold validates.
+    """
+    if task.split_scheme == "parts":
+        return list(rotations)
+    made, classes = [], class_sets(task, table)
+    for one in rotations:
+        train = np.sort(np.concatenate([one.train, one.validation]))
+        validation = one.test
+        if not recipe.as_published:
+            name = f"{task.name}, fine-tuning, fold {one.name}"
+            ids, groups = table["id"].tolist(), table["group"].tolist()
+            train, validation = hold_out(name, ids, classes, groups, train, recipe.validation_share)
+            if not len(validation):
+                raise DataError(f"{task.name}: the training clips of fold {one.name} cannot spare any to validate.")
+        made.append(Rotation(one.name, train, validation, one.test))
+    return made
+
+
+def _train(
+    work: Work, problem: Problem, rotation: Rotation, folder: Path, progress: Progress
+) -> tuple[Fit, dict[str, Any], float]:
+    from aape_bench.clips import ClipReader
+    from aape_bench.finetune.trainer import STATE, Material, fine_tune
+
+    pooling = work.recipe.pooling
+    model = work.model if pooling is None else work.model.pooled(pooling)
+    encoder = model.build()
+    reader = ClipReader(work.task, work.root, work.table, work.stats, model.sample_rate, not encoder.takes_lengths)
+    material = Material(
+        encoder=encoder,
+        reader=reader,
+        problem=problem,
+        rotation=rotation,
+        recipe=work.recipe,
+        seed=model.seed,
+        device=work.device,
+        folder=folder,
+        name=work.name,
+    )
+    tuned = fine_tune(material, progress)
+    if work.recipe.keep_weights:
+        _keep(work, model, rotation, encoder)
+    facts = {"dimension": encoder.scene_embedding_size, "parameters": encoder.parameter_count}
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / FIT, tuned.fit, facts, tuned.seconds)
+    (folder / STATE).unlink(missing_ok=True)
+    return tuned.fit, facts, tuned.seconds
+
+
+def _keep(work: Work, model: ModelChoice, rotation: Rotation, encoder: Encoder) -> None:
+    """Write the fine-tuned encoder, whose card says that it has heard the training clips."""
+    from aape_bench.overlap import FIELD, TrainingAudio, hash_of_sha256
+
+    before = model.card
+    heard = TrainingAudio.from_card(before) or TrainingAudio(complete=model.path is None)
+    rows = np.concatenate([rotation.train, rotation.validation])
+    if work.hashes is not None:
+        heard.add(hash_of_sha256(work.hashes[row]) for row in rows.tolist())
+    elif work.task.generator is not None:
+        heard.merge(TrainingAudio(generators=work.task.generator.sources))
+    how = {
+        "task": work.task.name,
+        "fold": rotation.name,
+        "recipe": dataclasses.asdict(work.recipe),
+        "seed": model.seed,
+    }
+    path = work.weights / f"{safe_name(rotation.name)}.safetensors"
+    model.save(encoder, path, {**before, "fine_tuned": how, FIELD: heard.card()})
+
+
+def _write(path: Path, fit: Fit, encoder: dict[str, Any], seconds: float) -> None:
+    about = json.dumps({"choice": fit.choice, "remarks": fit.remarks, "encoder": encoder, "seconds": seconds})
+    with atomic_write(path) as handle:
+        np.savez_compressed(handle, test=fit.test, validation=fit.validation, about=np.array(about))
+
+
+def _read(path: Path) -> tuple[Fit, dict[str, Any], float] | None:
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            about = json.loads(str(archive["about"]))
+            fit = Fit(archive["test"], archive["validation"], about["choice"], list(about["remarks"]))
+            return fit, dict(about["encoder"]), float(about["seconds"])
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+        path.unlink()  # of a machine that crashed: the fold is trained again
+        return None
