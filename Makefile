@@ -10,7 +10,7 @@ TEST ?= .venv-test
 RESULTS ?= results
 
 PIP = -m pip --disable-pip-version-check install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) --constraint constraints.txt
-SOURCES = pyproject.toml constraints.txt $(shell find aape_bench models tasks -name '*.py' -o -name '*.csv')
+SOURCES = pyproject.toml constraints.txt $(shell find aape_bench models tasks -name '*.py' -o -name '*.csv' -o -name '*.safetensors')
 
 .PHONY: demo test lint types suite clean
 

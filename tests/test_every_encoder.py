@@ -74,17 +74,19 @@ def test_the_input_is_not_changed_and_no_global_generator_moves(encoder: Encoder
     assert not encoder.training
 
 
+@pytest.mark.parametrize("weights", ["default", "random"])
 @pytest.mark.parametrize("name", MODELS)
-def test_sources_and_weights(name: str) -> None:
+def test_sources_and_weights(name: str, weights: str) -> None:
     plugin = registry.model(name)
     assert len(source_digest(plugin.code)) == 64
     assert plugin.build.__module__ in plugin.code
-    one, two = (select_model(name, {}, "default", seed) for seed in (0, 1))
+    one, two = (select_model(name, {}, weights, seed) for seed in (0, 1))
     audio = noise(1, 0.5, plugin.sample_rate)
     with torch.inference_mode():
         equal = torch.equal(one.build().scene_embeddings(audio), two.build().scene_embeddings(audio))
         assert torch.equal(one.build().scene_embeddings(audio), one.build().scene_embeddings(audio))
-    assert equal == (not plugin.has_weights)
+    drawn = plugin.has_weights and (weights == "random" or plugin.default_weights() is None)
+    assert equal == (not drawn)
     assert (one.identity == two.identity) == equal
 
 

@@ -15,12 +15,12 @@ FOLDERS = {"aape_bench": "aape_bench", "models": "aape_bench/models", "tasks": "
 
 
 def expected_files() -> set[str]:
-    """Every module and table of the three source folders, by its name in the wheel."""
+    """Every module, table and checkpoint of the three source folders, by its name in the wheel."""
     return {
         f"{inside}/{path.relative_to(ROOT / folder).as_posix()}"
         for folder, inside in FOLDERS.items()
         for path in (ROOT / folder).rglob("*")
-        if path.suffix in (".py", ".csv", ".typed")
+        if path.suffix in (".py", ".csv", ".typed", ".safetensors", ".md") and path.name != "train.py"
     }
 
 

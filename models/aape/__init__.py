@@ -1,11 +1,12 @@
 """AaPE: a vision transformer on log-mel patches with an aliasing-aware patch embedding.
 
-Yamamoto & Okusa, arXiv 2512.03637. No weights are published: without a checkpoint they are random, from the
-seed.
+Yamamoto & Okusa, arXiv 2512.03637. The authors published no weights; those that come with it are ours, small and
+trained for an hour on free audio (see weights/CARD.md).
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aape_bench.hear_out import hear_functions
@@ -35,6 +36,11 @@ def build(config: AapeConfig, seed: int) -> AapeEncoder:
     return AapeEncoder(config, seed)
 
 
+def shipped_weights() -> str:
+    """Path of the checkpoint that comes with the package."""
+    return str(Path(__file__).with_name("weights") / "aape-tiny.safetensors")
+
+
 def training() -> Training:
     """How it is pre-trained and ablated."""
     from aape_bench.models.aape.pretrain.ablation import AapeTraining
@@ -48,6 +54,7 @@ plugin = EncoderPlugin(
     build=build,
     config=AapeConfig,
     sources=SOURCES,
+    default_weights=shipped_weights,
     training=training,
     licence="Apache-2.0",
     citation="Yamamoto & Okusa, AaPE: Aliasing-aware Patch Embedding for Self-Supervised Audio "
