@@ -34,7 +34,6 @@ LEFT_OUT: dict[str, tuple[set[str] | None, str]] = {
     "aape_bench.training": ({"Interrupted"}, "ends the run: there is no result yet"),
     "aape_bench.fitting.signals": (None, "ends the run between two steps"),
     "aape_bench.fitting.states": (None, "brings what resumes to the disk as it is; its form has a number"),
-    "aape_bench.fitting.generators": (None, "refuses encoders; decides no result of others"),
     "aape_bench.records": (None, "the form of records has a number, which is in the key: see below"),
     "aape_bench.cache": ({"EmbeddingEntry"}, "the form of the cache has a number, which is in the address: see below"),
 }

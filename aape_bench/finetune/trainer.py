@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,6 @@ from aape_bench.finetune.groups import parameter_groups
 from aape_bench.finetune.recipe import Recipe, schedule
 from aape_bench.finetune.waveforms import Draw, Waveforms
 from aape_bench.fitting.fabric import launch
-from aape_bench.fitting.generators import global_generators
 from aape_bench.fitting.signals import Signals
 from aape_bench.fitting.states import read_state, write_state
 from aape_bench.problem import Fit, Problem
@@ -45,7 +44,7 @@ if TYPE_CHECKING:
 STATE = "state.pt"
 FORMAT = 1
 #: Seconds between two states on disk.
-SECONDS_BETWEEN_STATES = 60.0
+SECONDS_BETWEEN_STATES = 300.0
 
 Rows = npt.NDArray[np.int64]
 
@@ -132,8 +131,7 @@ class _FineTuning:
         )
         self.tuned, self.optimizer = self.fabric.setup(tuned, self.optimizer_)
         self.module = tuned
-        self.waveforms = Waveforms(m.reader, self.recipe.clip_seconds or None)
-        self.whole = Waveforms(m.reader, memory=0)
+        self.waveforms = Waveforms(m.reader)
         self._orders: dict[int, Rows] = {}  # epoch -> its clips
         self.done = 0
         self.best: _Best | None = None
@@ -167,21 +165,15 @@ class _FineTuning:
         return Result(Fit(test[None], validation[None], choice, remarks=self._remarks()), self.seconds)
 
     def _train(self, advance: Callable[[int], None]) -> None:
-        generators = global_generators()
         begun = saved = time.monotonic()
         before = self.seconds
-        with Signals() as signals, closing(self.waveforms.batches(self._draws())) as batches:
+        with Signals() as signals, closing(self._batches()) as batches:
             for audio, lengths in batches:
                 self.loss += self._update(torch.from_numpy(audio), torch.from_numpy(lengths))
                 self.done += 1
                 advance(1)
                 if self.done % self.validate_every == 0 or self.done == self.updates:
                     self._validate()
-                if global_generators() != generators:
-                    raise ModelError(
-                        f"{self.material.name}: the encoder draws from a global random generator while it is trained, "
-                        "so that no run could be repeated. Set its dropout to 0."
-                    )
                 self.seconds = before + time.monotonic() - begun
                 if signals.number or self._ended() or time.monotonic() - saved > SECONDS_BETWEEN_STATES:
                     self._save()
@@ -212,6 +204,9 @@ class _FineTuning:
         truth = self.labels if self.labels.ndim == 2 else np.eye(len(self.columns), dtype=bool)[self.labels]
         return sampler.balanced(truth, self.seed, epoch)
 
+    def _batches(self) -> Generator[tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]]:
+        return self.waveforms.batches(self._draws(), self.recipe.clip_seconds or None)
+
     def _draws(self) -> Iterator[Draw]:
         for update in range(self.done, self.updates):
             rows = self.train_rows[self._rows(update)].tolist()
@@ -237,7 +232,8 @@ class _FineTuning:
             here = slice(part, None, parts)
             share = len(heard[here]) / len(heard)
             self.material.encoder.drop_path = None if drops is None else drops[here].to(self.fabric.device)
-            logits = self.tuned(heard[here], sizes[here], not probing)
+            with _foreign_draws(stream_seed(self.seed, "foreign", update, part), self.fabric.device):
+                logits = self.tuned(heard[here], sizes[here], not probing)
             if update == recipe.probe_updates and part == 0:
                 self._check_gradient(logits)
             loss = objective.loss_of(logits, truth[here].to(logits.device), self.kind) * share
@@ -323,7 +319,7 @@ class _FineTuning:
         size = self.recipe.batch
         draws = (Draw(part, [0.0] * len(part)) for part in _parts(rows.tolist(), size))
         found = []
-        with closing(self.whole.batches(draws)) as batches:
+        with closing(self.waveforms.batches(draws)) as batches:
             for audio, lengths in batches:
                 heard, sizes = torch.from_numpy(audio).to(self.fabric.device), torch.from_numpy(lengths)
                 sizes = sizes.to(self.fabric.device)
@@ -382,6 +378,14 @@ class _FineTuning:
                 "again: this fold then begins anew."
             ) from None
         self.progress.say(f"{self.material.name}: fold {self.material.rotation.name} goes on after update {self.done}.")
+
+
+@contextmanager
+def _foreign_draws(seed: int, device: torch.device) -> Iterator[None]:
+    """A foreign encoder's dropout draws from torch's global generators: here they are seeded, and as before after."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
 def _parts(rows: list[int], size: int) -> Iterator[list[int]]:

@@ -1,4 +1,4 @@
-"""Training clips as waveforms: decoded ahead by threads, and once only where they fit into memory."""
+"""Clips as waveforms, in any order and again and again: decoded ahead by threads, and once only where memory allows."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ class Draw:
 
 
 class Waveforms:
-    """Batches of waveforms in any order, the same bytes however often clips were read before.
+    """Batches of waveforms, the same bytes however often clips were read before. memory: bytes that may be kept."""
 
-    seconds: longer clips are cut to this; None: none are.
-    """
-
-    def __init__(self, reader: ClipReader, seconds: float | None = None, memory: int = MEMORY) -> None:
+    def __init__(self, reader: ClipReader, memory: int = MEMORY) -> None:
         self._reader, self._memory = reader, memory
-        self._longest = None if seconds is None else round(seconds * reader.sample_rate)
         self._kept: dict[int, Samples] = {}
 
-    def batches(self, draws: Iterable[Draw]) -> Generator[tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]]:
+    def batches(
+        self, draws: Iterable[Draw], seconds: float | None = None
+    ) -> Generator[tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]]:
         """Audio (n, samples) float32, zero-padded at the end, and lengths (n,) of every draw.
 
-        Raises BrokenAudio or DataError where a clip cannot be read.
+        seconds: longer clips are cut to this; None: none are. Raises BrokenAudio or DataError where a clip cannot be
+        read.
         """
+        longest = None if seconds is None else round(seconds * self._reader.sample_rate)
         pool = ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1), thread_name_prefix="decode")
         waiting: deque[tuple[Draw, list[Future[Samples]]]] = deque()
         left = iter(draws)
@@ -54,7 +54,7 @@ class Waveforms:
                 if not waiting:
                     return
                 draw, clips = waiting.popleft()
-                yield self._assemble([clip.result() for clip in clips], draw.places)
+                yield self._assemble([clip.result() for clip in clips], draw.places, longest)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -68,21 +68,21 @@ class Waveforms:
         return samples
 
     def _assemble(
-        self, clips: list[Samples], places: Sequence[float]
+        self, clips: list[Samples], places: Sequence[float], longest: int | None
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-        if self._longest is not None:
-            clips = [_cut(clip, self._longest, place) for clip, place in zip(clips, places, strict=True)]
+        if longest is not None:
+            clips = [_cut(clip, longest, place) for clip, place in zip(clips, places, strict=True)]
         lengths = np.array([len(clip) for clip in clips], np.int64)
-        audio = np.zeros((len(clips), self._width(lengths)), np.float32)
+        audio = np.zeros((len(clips), self._width(lengths, longest)), np.float32)
         for row, clip in enumerate(clips):
             audio[row, : len(clip)] = clip
         return audio, lengths
 
-    def _width(self, lengths: npt.NDArray[np.int64]) -> int:
+    def _width(self, lengths: npt.NDArray[np.int64], longest: int | None) -> int:
         task = self._reader.task
         if self._reader.full_length and task.clip_seconds is not None:
             whole = round(task.clip_seconds * self._reader.sample_rate)
-            return whole if self._longest is None else min(whole, self._longest)
+            return whole if longest is None else min(whole, longest)
         return int(lengths.max())
 
 

@@ -261,15 +261,19 @@ def test_settings_that_do_not_fit_are_refused(
     assert says in err
 
 
-def test_an_encoder_that_draws_from_a_global_generator_is_refused(
+def test_a_foreign_encoder_s_dropout_is_seeded(
     cli: Cli, small_esc50: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encode = AapeEncoder.scene_embeddings_of
 
-    def noisy(self: AapeEncoder, *given: torch.Tensor) -> torch.Tensor:
-        return encode(self, *given) + 0 * torch.rand(())
+    def dropped(self: AapeEncoder, *given: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.dropout(encode(self, *given), 0.3, self.training)
 
-    monkeypatch.setattr(AapeEncoder, "scene_embeddings_of", noisy)
-    status, _, err = tune(cli, small_esc50, tmp_path / "r", "updates=2")
-    assert status == 2
-    assert "global random generator" in err
+    monkeypatch.setattr(AapeEncoder, "scene_embeddings_of", dropped)
+    state = torch.random.get_rng_state()
+    for name in ("one", "two"):
+        torch.rand(3)
+        status, _, err = tune(cli, small_esc50, tmp_path / name, "updates=3")
+        assert status == 0, err
+    assert predictions(tmp_path / "one") == predictions(tmp_path / "two")
+    torch.random.set_rng_state(state)
