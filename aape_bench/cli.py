@@ -14,7 +14,7 @@ import typer
 import aape_bench
 from aape_bench import cli_ablate, cli_data, cli_results, cli_stability, console
 from aape_bench.cli_commands import Commands
-from aape_bench.cli_options import CacheDir, DataDir, Device
+from aape_bench.cli_options import CacheDir, DataDir, Device, ExecutorText
 from aape_bench.cli_results import ResultsDir, results_folder, show_board
 from aape_bench.errors import BenchError, Several, UsageError, raise_all
 from aape_bench.training import Interrupted
@@ -140,6 +140,7 @@ def run(
     skip_broken: Annotated[
         bool, typer.Option("--skip-broken", help="Leave out clips that cannot be decoded; they are recorded.")
     ] = False,
+    executor: ExecutorText = "local",
     device: Device = "auto",
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Clips given to the encoder at once.")] = 32,
     references: Annotated[
@@ -150,8 +151,10 @@ def run(
 ) -> None:
     """Evaluate models on tasks; what is there already is not computed again."""
     from aape_bench import environment, runner, selection
+    from aape_bench.executor import parse_executor
     from aape_bench.settings import split_assignments
 
+    workers = parse_executor(executor)
     options = runner.Options(
         # absolute: a foreign module may change the working directory
         data_dir=(data_dir or environment.default_folder("data")).absolute(),
@@ -177,7 +180,7 @@ def run(
         return
     asked = {(job.model.label, job.data.task.name, job.protocol.label) for job in jobs}
     try:
-        finished = runner.run(jobs, options, console.RichProgress())
+        finished = runner.run(jobs, options, console.RichProgress(), workers)
     except BenchError:
         # what was finished before the failure counts; a second failure may not hide the first
         with contextlib.suppress(BenchError):

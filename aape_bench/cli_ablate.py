@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from aape_bench import console
-from aape_bench.cli_options import CacheDir, DataDir, Device
+from aape_bench.cli_options import CacheDir, DataDir, Device, ExecutorText
 from aape_bench.cli_results import ResultsDir
 from aape_bench.errors import UsageError, raise_all
 
@@ -80,9 +80,7 @@ def ablate(
     data_dir: DataDir = None,
     cache_dir: CacheDir = None,
     results_dir: ResultsDir = None,
-    executor: Annotated[
-        str, typer.Option("--executor", help="local, or local:N: N processes of one thread each.")
-    ] = "local",
+    executor: ExecutorText = "local",
     device: Device = "auto",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Time a few steps, print the whole plan, and write nothing.")

@@ -15,4 +15,7 @@ CacheDir = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option("--cache-dir", help="Where embeddings are kept.", show_default=False),
 ]
+ExecutorText = Annotated[
+    str, typer.Option("--executor", help="local, or local:N: N trainings side by side, one thread each.")
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from aape_bench.contents import Fingerprints
     from aape_bench.encoder import Encoder
     from aape_bench.evaluate import Evaluation, Outcome
+    from aape_bench.executor import Executor
+    from aape_bench.finetune.job import Work
 
 #: Core modules by which audio becomes embeddings.
 EMBEDDING = ("audio", "containers", "clips", "embed", "encoder", "randomness")
@@ -96,6 +98,11 @@ class Job:
     data: TaskData
     protocol: ProtocolChoice
     action: Action
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return f"{self.model.label} on {self.data.task.name}"
 
 
 @dataclass(frozen=True)
@@ -164,8 +171,13 @@ def references(task: Task, models: Sequence[ModelChoice]) -> list[ModelChoice]:
     return [model for model in chosen if (model.label, model.seed) not in named]
 
 
-def run(jobs: Sequence[Job], options: Options, progress: Progress | None = None) -> Finished:
-    """Do what is missing. A job whose data or model fails does not stop the others; a disk that fails does."""
+def run(
+    jobs: Sequence[Job], options: Options, progress: Progress | None = None, executor: Executor | None = None
+) -> Finished:
+    """Do what is missing. A job whose data or model fails does not stop the others; a disk that fails does.
+
+    executor: several processes train encoders fold by fold; everything else is done here.
+    """
     progress = progress or Silent()
     if any(job.action != "done" for job in jobs):
         check_writable(options.results_dir, "--results-dir")
@@ -173,8 +185,15 @@ def run(jobs: Sequence[Job], options: Options, progress: Progress | None = None)
     paths: list[Path] = []
     computed = 0
     failures: dict[str, BenchError] = {}
-    for job in jobs:
+    failed: dict[int, BenchError] = {}
+    if executor is not None and executor.processes > 1:
+        from aape_bench.apart import train_apart
+
+        failed = train_apart(jobs, options, executor, progress)
+    for place, job in enumerate(jobs):
         try:
+            if place in failed:
+                raise failed[place]
             path, new = _finish(job, options, progress)
         except StorageError:
             raise
@@ -204,15 +223,10 @@ def _finish(job: Job, options: Options, progress: Progress) -> tuple[Path, bool]
     from aape_bench.evaluate import Evaluation, write_result
     from aape_bench.overlap import overlap_of
 
-    model, data, chosen = job.model, job.data, job.protocol
-    name = f"{model.label} on {data.task.name}"
-    if unread := data.unread():
-        with progress.stage(f"{data.task.name}: reading", unread, "files") as advance:
-            data.hashes(advance)
-    prints = data.fingerprints()
-    if (path := _existing(model, data, chosen, prints, options)) is not None:
+    model, data, chosen, name = job.model, job.data, job.protocol, job.name
+    if (path := existing(job, options, progress)) is not None:
         return path, False
-
+    prints = data.fingerprints()
     made = (_train if chosen.trains_encoder else _embed_and_fit)(job, prints, options, progress, name)
     # a foreign module's weights have no card of ours
     weights = model.path if isinstance(model, PluginChoice) else None
@@ -240,6 +254,15 @@ def _finish(job: Job, options: Options, progress: Progress) -> tuple[Path, bool]
     path = write_result(options.results_dir, evaluation, made.outcome)
     made.clear()
     return path, True
+
+
+def existing(job: Job, options: Options, progress: Progress) -> Path | None:
+    """The record of the job's result where it is there; files that are not known yet are read for that."""
+    data = job.data
+    if unread := data.unread():
+        with progress.stage(f"{data.task.name}: reading", unread, "files") as advance:
+            data.hashes(advance)
+    return _existing(job.model, data, job.protocol, data.fingerprints(), options)
 
 
 @dataclass(frozen=True)
@@ -289,18 +312,30 @@ def _embed_and_fit(job: Job, prints: Fingerprints, options: Options, progress: P
     return _Made(table, rounds, broken, outcome, summary, stages)
 
 
-def _train(job: Job, prints: Fingerprints, options: Options, progress: Progress, name: str) -> _Made:
-    import torch
-
-    from aape_bench.clip_table import left_out, rotations
+def _train(job: Job, prints: Fingerprints, options: Options, progress: Progress, name: str) -> _Made:  # noqa: ARG001
     from aape_bench.evaluate import judge_by_training
-    from aape_bench.finetune.job import Work, clear, folders
+    from aape_bench.finetune.job import clear
+
+    work, broken = work_of(job, options, progress)
+    environment.reset_peak_memory()
+    outcome, trained = judge_by_training(work, job.protocol.name, progress)
+    facts = environment.stage_facts(threads=trained.encoder["threads"])
+    stages = {"fit": {"seconds": round(trained.seconds, 3), **facts}}
+    return _Made(
+        work.table, list(work.rotations), broken, outcome, trained.encoder, stages, clear=lambda: clear(work)
+    )
+
+
+def work_of(job: Job, options: Options, progress: Progress) -> tuple[Work, dict[int, str]]:
+    """What a protocol that trains the encoder is given, and the clips that are left out: row -> reason."""
+    from aape_bench.clip_table import left_out, rotations
+    from aape_bench.finetune.job import Work, folders
 
     model, data, chosen = job.model, job.data, job.protocol
-    broken = _broken(job, progress, name) if options.skip_broken else {}
+    broken = _broken(job, progress) if options.skip_broken else {}
     table, rounds, kept = left_out(data.task, data.table, rotations(data.task, data.table), broken)
     hashes, stats = data.hashes(), data.stats
-    key = _key(model, data, chosen, prints, options)
+    key = _key(model, data, chosen, data.fingerprints(), options)
     folder, weights = folders(options.results_dir, data.task.name, chosen.label, model.label, key)
     work = Work(
         model=model,
@@ -315,19 +350,15 @@ def _train(job: Job, prints: Fingerprints, options: Options, progress: Progress,
         folder=folder,
         weights=weights,
     )
-    environment.reset_peak_memory()
-    outcome, trained = judge_by_training(work, chosen.name, progress)
-    facts = environment.stage_facts(threads=torch.get_num_threads())
-    stages = {"fit": {"seconds": round(trained.seconds, 3), **facts}}
-    return _Made(table, rounds, broken, outcome, trained.encoder, stages, clear=lambda: clear(work))
+    return work, broken
 
 
-def _broken(job: Job, progress: Progress, name: str) -> dict[int, str]:
+def _broken(job: Job, progress: Progress) -> dict[int, str]:
     """Clips that cannot be used, row -> reason: all are decoded once."""
     reader = _reader(job.model, job.data, None, job.protocol.input_of(job.data.task))
     rows = range(len(job.data.table))
     broken: dict[int, str] = {}
-    with progress.stage(f"{name}: decoding", len(rows), "clips") as advance:
+    with progress.stage(f"{job.name}: decoding", len(rows), "clips") as advance:
         for batch in reader.batches([[row] for row in rows], skip_broken=True):
             broken |= batch.broken
             advance(1)

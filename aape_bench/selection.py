@@ -74,6 +74,15 @@ class ModelChoice(ABC):
     def build(self) -> Encoder:
         """The encoder with its weights, in evaluation mode on the CPU. Imports torch."""
 
+    def build_anew(self) -> Encoder:
+        """As `build`, and shared with no one: it may be trained."""
+        return self.build()
+
+    @property
+    @abstractmethod
+    def words(self) -> tuple[str, dict[str, Any], str, int]:
+        """Arguments of `select_model` that choose it again, in another process."""
+
     def pooled(self, pooling: str) -> ModelChoice:  # noqa: ARG002
         """The same with the scene embedding of that name, where it has the choice."""
         return self
@@ -127,6 +136,12 @@ class PluginChoice(ModelChoice):
             )
         return encoder.eval()
 
+    @property
+    def words(self) -> tuple[str, dict[str, Any], str, int]:
+        own = self.path is not None and self.weights.startswith("file:")
+        weights = str(self.path) if own else "default" if self.path is not None else "random"
+        return self.plugin.name, self.settings, weights, self.seed
+
     def pooled(self, pooling: str) -> ModelChoice:
         if "pooling" not in {field.name for field in fields(self.config)}:
             return self
@@ -161,6 +176,10 @@ class HearChoice(ModelChoice):
     def sample_rate(self) -> int:
         return self.encoder.sample_rate
 
+    @property
+    def words(self) -> tuple[str, dict[str, Any], str, int]:
+        return f"hear:{self.module}", {}, "default" if self.path is None else str(self.path), self.seed
+
     @cached_property
     def lineage(self) -> str:  # type: ignore[override]
         from aape_bench.hear_in import hear_identity, load_hear_encoder
@@ -175,6 +194,15 @@ class HearChoice(ModelChoice):
 
     def build(self) -> Encoder:
         return self.encoder
+
+    def build_anew(self) -> Encoder:
+        from copy import deepcopy
+
+        from aape_bench.hear_in import load_hear_encoder
+
+        encoder = load_hear_encoder(self.module, self.path, self.seed)
+        # a module may hand out one object to all who load it
+        return deepcopy(encoder) if encoder.model is self.encoder.model else encoder
 
 
 def split_names(texts: Iterable[str]) -> list[str]:

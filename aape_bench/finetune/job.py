@@ -66,7 +66,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Trained:
-    """What came of it. problem: what the fits are of. encoder: dimension and parameters. seconds: of all training."""
+    """What came of it. problem: what the fits are of. encoder: dimension, parameters, threads. seconds: of training."""
 
     problem: Problem
     fits: list[Fit]
@@ -94,21 +94,39 @@ def check(task: Task) -> None:
 
 def train(work: Work, progress: Progress) -> Trained:
     """Every round in turn; those that are there are not done again. Raises Interrupted, ModelError, StorageError."""
-    require_lightning()
-    made = rounds(work.task, work.table, work.rotations, work.recipe)
-    embeddings = np.zeros((len(work.table), 0), np.float32)
-    problem = problem_of_scenes(work.task, embeddings, work.table, made)
+    problem = _problem(work)
     finished = []
-    for rotation in made:
+    for rotation in problem.rotations:
         folder = work.folder / safe_name(rotation.name)
         finished.append(_read(folder / FIT) or _train(work, problem, rotation, folder, progress))
     fits, encoder, seconds = zip(*finished, strict=True)
     return Trained(problem, list(fits), encoder[0], sum(seconds))
 
 
+def train_fold(work: Work, fold: str, progress: Progress) -> None:
+    """One round, in its folder, unless it is there. Raises as `train`."""
+    problem = _problem(work)
+    (rotation,) = [one for one in problem.rotations if one.name == fold]
+    folder = work.folder / safe_name(fold)
+    if _read(folder / FIT) is None:
+        _train(work, problem, rotation, folder, progress)
+
+
+def missing_folds(work: Work) -> list[str]:
+    """The rounds that are not trained yet."""
+    names = [rotation.name for rotation in work.rotations]
+    return [name for name in names if not (work.folder / safe_name(name) / FIT).is_file()]
+
+
 def clear(work: Work) -> None:
     """Delete what only an unfinished result needs."""
     shutil.rmtree(work.folder, ignore_errors=True)
+
+
+def _problem(work: Work) -> Problem:
+    require_lightning()
+    made = rounds(work.task, work.table, work.rotations, work.recipe)
+    return problem_of_scenes(work.task, np.zeros((len(work.table), 0), np.float32), work.table, made)
 
 
 def rounds(task: Task, table: pd.DataFrame, rotations: Sequence[Rotation], recipe: Recipe) -> list[Rotation]:
@@ -137,12 +155,14 @@ def rounds(task: Task, table: pd.DataFrame, rotations: Sequence[Rotation], recip
 def _train(
     work: Work, problem: Problem, rotation: Rotation, folder: Path, progress: Progress
 ) -> tuple[Fit, dict[str, Any], float]:
+    import torch
+
     from aape_bench.clips import ClipReader
     from aape_bench.finetune.trainer import STATE, Material, fine_tune
 
     pooling = work.recipe.pooling
     model = work.model if pooling is None else work.model.pooled(pooling)
-    encoder = model.build()
+    encoder = model.build_anew()
     reader = ClipReader(work.task, work.root, work.table, work.stats, model.sample_rate, not encoder.takes_lengths)
     material = Material(
         encoder=encoder,
@@ -158,7 +178,11 @@ def _train(
     tuned = fine_tune(material, progress)
     if work.recipe.keep_weights:
         _keep(work, model, rotation, encoder)
-    facts = {"dimension": encoder.scene_embedding_size, "parameters": encoder.parameter_count}
+    facts = {
+        "dimension": encoder.scene_embedding_size,
+        "parameters": encoder.parameter_count,
+        "threads": torch.get_num_threads(),
+    }
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / FIT, tuned.fit, facts, tuned.seconds)
     (folder / STATE).unlink(missing_ok=True)

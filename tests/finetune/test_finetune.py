@@ -186,7 +186,8 @@ class Model(torch.nn.Module):
     def __init__(self):
         super().__init__()
         self.layer = torch.nn.Linear(400, 8)
-        torch.nn.init.constant_(self.layer.weight, 0.01)
+        with torch.no_grad():
+            self.layer.weight.copy_(torch.linspace(-1, 1, 3200).sin().view(8, 400))
         torch.nn.init.zeros_(self.layer.bias)
 def load_model(path=""):
     return Model()
@@ -212,6 +213,67 @@ def test_any_module_with_a_gradient_is_trained_and_others_are_refused(
         assert status == 2
         assert says in err
         assert "--protocol linear" in err
+
+
+def test_folds_side_by_side_are_the_same_folds(
+    cli: Cli, small_esc50: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "open_hear.py").write_text(FOREIGN.format(guard="if True:"))
+    models = f"{VIT},hear:open_hear"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for name in ("local", "local:2"):
+            given = ("--protocol-set", "updates=3;batch=6", "--executor", name, "--results-dir", tmp_path / name)
+            status, _, err = run(cli, small_esc50, *SHORT, *given, model=models)
+            assert status == 0, err
+    finally:
+        torch.set_num_threads(threads)
+    one, two = (
+        {path.name: path.read_bytes() for path in (tmp_path / name / "predictions").rglob("*.csv.gz")}
+        for name in ("local", "local:2")
+    )
+    assert len(one) == 2
+    assert one == two
+
+
+@pytest.mark.parametrize("loader", ["return Model()", "return ONE"])
+def test_a_module_s_folds_begin_with_its_own_weights(
+    cli: Cli, small_esc50: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loader: str
+) -> None:
+    """And what is embedded after it was trained is as before."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    source = FOREIGN.format(guard="if True:").replace("return Model()", loader) + "ONE = Model()\n"
+    name = f"hear_{loader.split()[1].strip('()').lower()}"
+    (tmp_path / f"{name}.py").write_text(source)
+    begun: list[torch.Tensor] = []
+    step = trainer._FineTuning._update
+
+    def watched(self: Any, *audio: Any) -> float:
+        if self.done == 0:
+            begun.append(self.material.encoder.model.layer.weight.detach().clone())
+        return step(self, *audio)
+
+    monkeypatch.setattr(trainer._FineTuning, "_update", watched)
+    given = ("--no-references", "--protocol-set", "updates=3;batch=6", "--results-dir", tmp_path / "r")
+    assert run(cli, small_esc50, "--protocol", "linear", *given[:1], *given[3:], model=f"hear:{name}")[0] == 0
+    (before,) = (tmp_path / "r" / "predictions").rglob("*.csv.gz")
+    kept = before.read_bytes()
+    assert run(cli, small_esc50, "--protocol", "finetune", *given, model=f"hear:{name}")[0] == 0
+    assert len(begun) == 5
+    assert all(torch.equal(one, begun[0]) for one in begun)
+    again = ("--results-dir", tmp_path / "again", "--cache-dir", tmp_path / "other cache")
+    assert run(cli, small_esc50, "--protocol", "linear", "--no-references", *again, model=f"hear:{name}")[0] == 0
+    (after,) = (tmp_path / "again" / "predictions").rglob("*.csv.gz")
+    assert after.read_bytes() == kept
+
+
+def test_what_fails_in_a_process_is_said_once(cli: Cli, small_esc50: Path, tmp_path: Path) -> None:
+    given = ("--protocol-set", "updates=3;batch=6", "--executor", "local:2", "--results-dir", tmp_path / "r")
+    status, _, err = run(cli, small_esc50, *SHORT, *given, model="logmel")
+    assert status == 2
+    assert err.count("no parameters to train") == 1
 
 
 def test_broken_clips_are_left_out_when_told(cli: Cli, small_esc50: Path, tmp_path: Path) -> None:

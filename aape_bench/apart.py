@@ -1,0 +1,81 @@
+"""The trainings of a run, a fold at a time, in several processes; the run then finds them done.
+
+A piece says in words what it is of, so that it can be sent anywhere that sees the same folders.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from aape_bench import runner, selection
+from aape_bench.errors import BenchError, StorageError
+from aape_bench.executor import Executor
+from aape_bench.progress import Progress
+from aape_bench.task import Task
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One fold of one job. model: arguments of `selection.select_model`. task: as --task takes it."""
+
+    model: tuple[str, dict[str, Any], str, int]
+    task: str
+    protocol: runner.ProtocolChoice
+    fold: str
+    options: runner.Options
+
+
+def train_apart(
+    jobs: Sequence[runner.Job], options: runner.Options, executor: Executor, progress: Progress
+) -> dict[int, BenchError]:
+    """Train every fold that is missing; places of the jobs that failed, with the first reason.
+
+    Raises StorageError; Interrupted.
+    """
+    pieces, names, owners = [], [], []
+    failures: dict[int, BenchError] = {}
+    for place, job in enumerate(jobs):
+        try:
+            folds = _folds(job, options, progress)
+        except StorageError:
+            raise
+        except BenchError as error:
+            failures[place] = error
+            continue
+        for fold in folds:
+            pieces.append(Piece(job.model.words, _task_text(job.data.task), job.protocol, fold, options))
+            names.append(f"{job.name}, fold {fold}")
+            owners.append(place)
+    for place, done in zip(owners, executor.map(train_piece, pieces, names, progress), strict=True):
+        if done.failure is not None:
+            failures.setdefault(place, done.failure)
+    return failures
+
+
+def train_piece(piece: Piece, progress: Progress) -> None:
+    """Train one fold into the job's folder."""
+    from aape_bench.finetune.job import train_fold
+
+    model = selection.select_model(*piece.model)
+    options = replace(piece.options, references=False)
+    (job,), _ = runner.plan([model], selection.select_tasks([piece.task]), [piece.protocol], options)
+    work, _ = runner.work_of(job, options, progress)
+    train_fold(work, piece.fold, progress)
+
+
+def _folds(job: runner.Job, options: runner.Options, progress: Progress) -> list[str]:
+    """Those that are missing."""
+    from aape_bench.finetune.job import missing_folds
+
+    if job.action == "done" or not job.protocol.trains_encoder or runner.existing(job, options, progress) is not None:
+        return []
+    work, _ = runner.work_of(job, options, progress)
+    return missing_folds(work)
+
+
+def _task_text(task: Task) -> str:
+    if task.root is None:
+        return task.name
+    return f"hear:{task.root}{task.name.removeprefix(f'hear:{task.root.resolve().name}')}"
