@@ -225,6 +225,8 @@ class _FineTuning:
         probing = update < recipe.probe_updates
         self.module.train()
         heard, sizes, truth = self._augmented(audio, lengths, truth, rows)
+        if update == recipe.probe_updates:
+            self._check_gradient(heard[:1], sizes[:1])
         drops = None if probing else self._drops(rows)
         total = 0.0
         parts = recipe.accumulate
@@ -234,8 +236,6 @@ class _FineTuning:
             self.material.encoder.drop_path = None if drops is None else drops[here].to(self.fabric.device)
             with _foreign_draws(stream_seed(self.seed, "foreign", update, part), self.fabric.device):
                 logits = self.tuned(heard[here], sizes[here], not probing)
-            if update == recipe.probe_updates and part == 0:
-                self._check_gradient(logits)
             loss = objective.loss_of(logits, truth[here].to(logits.device), self.kind) * share
             self.fabric.backward(loss)
             total += float(loss.detach())
@@ -286,12 +286,16 @@ class _FineTuning:
         streams = augment.clip_streams(self.seed, "drop path", self.done, rows)
         return augment.drop_path(streams, self.recipe.drop_path, blocks)
 
-    def _check_gradient(self, logits: Tensor) -> None:
+    def _check_gradient(self, heard: Tensor, sizes: Tensor) -> None:
+        """Raise ModelError where training would change nothing of the encoder."""
         encoder = self.material.encoder
+        encoder.drop_path = None
         wanted = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
         if not wanted:
             raise ModelError(f"{self.material.name}: the encoder has no parameters to train. Use --protocol linear.")
-        found = torch.autograd.grad(logits.sum(), wanted, retain_graph=True, allow_unused=True)
+        with _foreign_draws(self.seed, self.fabric.device):
+            logits = self.module(heard, sizes)  # not by way of Fabric, which wants to do every backward itself
+        found = torch.autograd.grad(logits.sum(), wanted, allow_unused=True)
         if all(one is None for one in found):
             raise ModelError(
                 f"{self.material.name}: no gradient reaches the encoder's parameters from its scene embeddings "

@@ -25,12 +25,13 @@ from protocols.problems import (
 
 from aape_bench.clip_table import Rotation
 from aape_bench.problem import Fit, Problem
-from aape_bench.protocols import PROTOCOLS, protocol
+from aape_bench.protocols import PROTOCOLS, protocol, trains_encoder
 from aape_bench.protocols.common import LOWEST, scaled
 from aape_bench.settings import make_config
 
 
-@pytest.fixture(params=sorted(PROTOCOLS))
+# what trains the encoder itself is asked the same in tests/finetune
+@pytest.fixture(params=sorted(name for name in PROTOCOLS if not trains_encoder(name)))
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
