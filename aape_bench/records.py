@@ -33,7 +33,7 @@ class Record:
     scores:   of the task's metric: score, interval {low, high, level, method}, reason where one is null, folds
               [{fold, score, clips}], repeats [score]; test_clips, groups, chance; metrics: the same of every metric;
               per_class; figures: the task's own
-    stages:   embed and fit: seconds, peak_memory_mb, threads, versions; embed also batch_size
+    stages:   embed (of frozen embeddings) and fit: seconds, peak_memory_mb, threads, versions; embed also batch_size
     """
 
     schema: int

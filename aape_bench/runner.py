@@ -227,7 +227,7 @@ def _finish(job: Job, options: Options, progress: Progress) -> tuple[Path, bool]
     if (path := existing(job, options, progress)) is not None:
         return path, False
     prints = data.fingerprints()
-    made = (_train if chosen.trains_encoder else _embed_and_fit)(job, prints, options, progress, name)
+    made = _train(job, options, progress) if chosen.trains_encoder else _embed_and_fit(job, prints, options, progress)
     # a foreign module's weights have no card of ours
     weights = model.path if isinstance(model, PluginChoice) else None
     overlap = overlap_of(model.weights, weights, data.task, data.root, data.table, data.hashes(), options.cache_dir)
@@ -281,11 +281,11 @@ class _Made:
     clear: Callable[[], None] = lambda: None
 
 
-def _embed_and_fit(job: Job, prints: Fingerprints, options: Options, progress: Progress, name: str) -> _Made:
+def _embed_and_fit(job: Job, prints: Fingerprints, options: Options, progress: Progress) -> _Made:
     from aape_bench.clip_table import left_out, rotations
     from aape_bench.evaluate import judge
 
-    model, data, chosen = job.model, job.data, job.protocol
+    model, data, chosen, name = job.model, job.data, job.protocol, job.name
     entry = _entry(model, data, chosen, prints, options)
     if damaged := entry.discard_damaged():
         progress.say(f"{name}: {len(damaged)} cached part(s) were damaged and are computed again.")
@@ -312,7 +312,7 @@ def _embed_and_fit(job: Job, prints: Fingerprints, options: Options, progress: P
     return _Made(table, rounds, broken, outcome, summary, stages)
 
 
-def _train(job: Job, prints: Fingerprints, options: Options, progress: Progress, name: str) -> _Made:  # noqa: ARG001
+def _train(job: Job, options: Options, progress: Progress) -> _Made:
     from aape_bench.evaluate import judge_by_training
     from aape_bench.finetune.job import clear
 

@@ -336,7 +336,7 @@ class _FineTuning:
     def _remarks(self) -> list[str]:
         remarks = []
         if not isinstance(self.material.encoder, SpectrogramEncoder):
-            remarks.append("the encoder shows no spectrogram: no SpecAugment, and waveforms were mixed.")
+            remarks.append("the encoder shows no spectrogram: no SpecAugment, and mixup, if any, of waveforms.")
         if self.recipe.as_published:
             remarks.append("the best update was chosen on the test clips, as published.")
         return remarks

@@ -14,11 +14,11 @@ from dataclasses import replace
 from typing import cast, get_args
 
 from aape_bench.errors import UsageError
-from aape_bench.finetune.job import Work, check, train
+from aape_bench.finetune.job import check, train
 from aape_bench.finetune.recipe import Preset, Recipe
 from aape_bench.task import Task
 
-__all__ = ["SOURCES", "TRAINS_ENCODER", "Settings", "Work", "of_task", "train"]
+__all__ = ["SOURCES", "TRAINS_ENCODER", "Settings", "of_task", "train"]
 
 #: It gets the encoder, not embeddings.
 TRAINS_ENCODER = True
