@@ -22,19 +22,21 @@ from aape_bench.randomness import numpy_stream
 Streams = Sequence[np.random.Generator]
 
 
-def clip_streams(seed: int, name: str, update: int, clips: Sequence[int]) -> list[np.random.Generator]:
+def clip_streams(
+    seed: int, name: str, update: int, clips: Sequence[int], places: Sequence[int] | None = None
+) -> list[np.random.Generator]:
     """One generator for each clip of an update.
 
-    clips: row numbers of the whole batch, of which ranks and accumulated parts take their share of the result: a clip
-    that was drawn twice has other numbers the second time.
+    clips: row numbers of the whole batch: a clip that was drawn twice has other numbers the second time. places: which
+    of them are wanted; None: all.
     """
     seen: Counter[int] = Counter()
-    streams = []
+    again = []
     for clip in clips:
-        again = [seen[clip]] if seen[clip] else []
-        streams.append(numpy_stream(seed, "finetune", name, update, clip, *again))
+        again.append([seen[clip]] if seen[clip] else [])
         seen[clip] += 1
-    return streams
+    wanted = range(len(clips)) if places is None else places
+    return [numpy_stream(seed, "finetune", name, update, clips[at], *again[at]) for at in wanted]
 
 
 def roll(audio: Tensor, lengths: Tensor, streams: Streams) -> Tensor:
@@ -64,40 +66,40 @@ def white_noise(audio: Tensor, lengths: Tensor, streams: Streams, most: float) -
     return audio + (level.to(audio.device) * rms * noise.to(audio.device)).masked_fill(~real, 0.0)
 
 
-def mixup(
-    spectrogram: Tensor,
-    frames: Tensor,
-    targets: Tensor,
-    streams: Streams,
-    *,
-    strength: float,
-    probability: float,
-    quiet: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Mix clips of the batch with others, spectrograms and targets alike: lambda x + (1 - lambda) x'.
+def mixing(streams: Streams, *, strength: float, probability: float) -> tuple[Tensor, Tensor]:
+    """Whom each clip of a batch is mixed with, (n,) places in the batch, and its own share (n,), on the CPU.
 
-    lambda is drawn from Beta(strength, strength) (Zhang et al., mixup, ICLR 2018). (O) Each clip draws for itself:
-    whether it is mixed, lambda, and its partner among the other clips; the shorter of the two is filled up with
-    `quiet`, and the mixture is as long as the longer. A batch of one clip has nothing to mix.
-
-    targets: (n, classes) float32. Returns spectrograms, frames and targets, in the same shapes.
+    The share is drawn from Beta(strength, strength) (Zhang et al., mixup, ICLR 2018). (O) Each clip draws for itself:
+    whether it is mixed, its share, and its partner among the other clips; a clip that is not mixed, or alone in its
+    batch, is its own partner.
     """
-    n, device = len(spectrogram), spectrogram.device
+    n = len(streams)
     draws = _uniform(streams, 2)
     drawn = torch.tensor([stream.beta(strength, strength) for stream in streams], dtype=torch.float32)
     mixed = draws[:, 0] < probability
     step = 1 + _below(draws[:, 1], torch.full((n,), max(1, n - 1)))
     own = torch.arange(n)
-    partner = torch.where(mixed, (own + step) % n, own).to(device)
-    share = torch.where(mixed, drawn, 1.0).to(device)
+    return torch.where(mixed, (own + step) % n, own), torch.where(mixed, drawn, 1.0)
 
-    frames = frames.to(device)
+
+def mixup(
+    spectrogram: Tensor, frames: Tensor, targets: Tensor, partner: Tensor, share: Tensor, *, quiet: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Mix the first n clips with their partners, spectrograms and targets alike: share x + (1 - share) x'.
+
+    (O) The shorter of two clips is filled up with `quiet`, and the mixture is as long as the longer.
+
+    partner: (n,) places in the batch, which may have more clips than are mixed. share: (n,). targets: float32, a row
+    for each clip of the batch. Returns n spectrograms, frames and targets.
+    """
+    n, device = len(partner), spectrogram.device
+    partner, share, frames = partner.to(device), share.to(device), frames.to(device)
     filled = torch.where(_real(spectrogram, frames), spectrogram, quiet)
-    frames = torch.maximum(frames, frames[partner])
-    mixture = torch.lerp(filled[partner], filled, share[:, None, None])
-    mixture = torch.where(_real(spectrogram, frames), mixture, spectrogram)
-    share = share.to(targets.device)[:, None]
-    return mixture, frames, torch.lerp(targets[partner.to(targets.device)], targets, share)
+    longer = torch.maximum(frames[:n], frames[partner])
+    mixture = torch.lerp(filled[partner], filled[:n], share[:, None, None])
+    mixture = torch.where(_real(spectrogram, longer), mixture, spectrogram[:n])
+    partner, share = partner.to(targets.device), share.to(targets.device)[:, None]
+    return mixture, longer, torch.lerp(targets[partner], targets[:n], share)
 
 
 def spec_augment(

@@ -158,7 +158,8 @@ def _train(
     import torch
 
     from aape_bench.clips import ClipReader
-    from aape_bench.finetune.trainer import STATE, Material, fine_tune
+    from aape_bench.finetune.learner import Material
+    from aape_bench.finetune.trainer import STATE, fine_tune
 
     pooling = work.recipe.pooling
     model = work.model if pooling is None else work.model.pooled(pooling)

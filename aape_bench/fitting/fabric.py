@@ -1,6 +1,6 @@
 """Lightning Fabric for a training run: device, processes, precision. (Imports torch and, on use, lightning.)
 
-Processes are started in one of three ways, here for pre-training:
+Processes are started in one of three ways, here for pre-training; `run --protocol finetune` takes the same:
 
     one process               aape-bench pretrain ...
     several on this machine   aape-bench pretrain ... --devices 4       (on CPUs too, over gloo)
@@ -38,16 +38,18 @@ def _under_torchrun() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
-def launch(device: str, devices: int, precision: str) -> Fabric:
+def launch(device: str, devices: int, precision: str, parts: bool = False) -> Fabric:
     """Fabric with its processes running: those of torchrun where it started this one, else `devices` on this machine.
 
-    device: "cpu" or "cuda". precision: "32-true", "bf16-mixed" or "16-mixed". Raises UsageError.
+    device: "cpu" or "cuda". precision: "32-true", "bf16-mixed" or "16-mixed". parts: whether some parameters may get no
+    gradient, which DDP otherwise takes for a mistake. Raises UsageError.
     """
     require_lightning()
     import torch
     from lightning.fabric import Fabric
     from lightning.fabric.plugins.environments.lightning import LightningEnvironment
     from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+    from lightning.fabric.strategies import DDPStrategy
 
     nodes = 1
     if _under_torchrun():
@@ -64,7 +66,7 @@ def launch(device: str, devices: int, precision: str) -> Fabric:
         accelerator=device,
         devices=devices,
         num_nodes=nodes,
-        strategy="ddp" if devices * nodes > 1 else "auto",
+        strategy=DDPStrategy(find_unused_parameters=parts) if devices * nodes > 1 else "auto",
         # said, not guessed: inside a batch job Lightning would expect that job's system to start the processes
         plugins=[
             _precision(precision, device),
@@ -73,6 +75,17 @@ def launch(device: str, devices: int, precision: str) -> Fabric:
     )
     fabric.launch()
     return fabric
+
+
+def agree(fabric: Fabric, wish: int) -> int:
+    """The largest of what the processes wish."""
+    import torch
+
+    if fabric.world_size == 1:
+        return wish
+    wishes = torch.tensor([wish], device=fabric.device)
+    torch.distributed.all_reduce(wishes, torch.distributed.ReduceOp.MAX)
+    return int(wishes.item())
 
 
 def leave() -> None:

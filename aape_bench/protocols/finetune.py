@@ -27,8 +27,9 @@ Settings = Recipe
 
 #: Helpers whose code decides results as well.
 SOURCES = (
-    *(f"aape_bench.finetune.{name}" for name in ("recipe", "augment", "groups", "objective", "sampler", "waveforms")),
-    *("aape_bench.finetune.trainer", "aape_bench.finetune.job", "aape_bench.fitting.fabric"),
+    *(f"aape_bench.finetune.{name}" for name in ("recipe", "augment", "groups", "objective", "sampler", "shares")),
+    *(f"aape_bench.finetune.{name}" for name in ("waveforms", "learner", "trainer", "job")),
+    "aape_bench.fitting.fabric",
     "aape_bench.protocols.common",
 )
 

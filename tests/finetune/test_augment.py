@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from aape_bench.finetune import augment
-from aape_bench.finetune.augment import clip_streams, drop_path, magnitude, mixup, roll, spec_augment, white_noise
+from aape_bench.finetune.augment import clip_streams, drop_path, magnitude, mixing, roll, spec_augment, white_noise
 from aape_bench.randomness import torch_stream
 
 QUIET = -4.25
@@ -31,6 +31,18 @@ def waveforms(samples: int = 1000) -> Tensor:
 def spectrograms(frames: Tensor = FRAMES, longest: int = 40, bins: int = 20) -> Tensor:
     values = torch.randn(len(frames), longest, bins, generator=torch_stream(0, "spectrogram"))
     return values * (torch.arange(longest) < frames[:, None])[..., None]
+
+
+def mixup(
+    spectrogram: Tensor,
+    frames: Tensor,
+    targets: Tensor,
+    draws: list[np.random.Generator],
+    *,
+    quiet: float,
+    **how: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return augment.mixup(spectrogram, frames, targets, *mixing(draws, **how), quiet=quiet)
 
 
 def mixed(clips: int, strength: float = 0.8, probability: float = 1.0, seed: int = 0) -> tuple[Tensor, Tensor]:

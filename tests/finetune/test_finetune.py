@@ -15,7 +15,7 @@ from toys import FOLDS, Cli, rows, run, table
 from aape_bench.checkpoint import read_header
 from aape_bench.clip_table import rotations
 from aape_bench.errors import UsageError
-from aape_bench.finetune import trainer
+from aape_bench.finetune import learner, trainer
 from aape_bench.finetune.job import check, rounds
 from aape_bench.finetune.recipe import Recipe
 from aape_bench.models.aape.encoder import AapeEncoder
@@ -65,26 +65,26 @@ def test_a_run_cut_anywhere_goes_on_to_the_same_bytes(
     settings = ("updates=12", "learning_rate=0.003", "mixup=0.8", "noise=0.1", "validate_every=5", "loss=bce")
     assert tune(cli, small_esc50, tmp_path / "whole", *settings)[0] == 0
     taken: list[int] = []
-    step = trainer._FineTuning._update
+    step = learner.Learner.update
 
-    def cut(self: Any, *audio: Any) -> float:
+    def cut(self: Any, number: int, batch: Any) -> float:
         if len(taken) == 12 + update:  # in the second fold
             raise Interrupted(15)
-        taken.append(self.done)
-        return step(self, *audio)
+        taken.append(number)
+        return step(self, number, batch)
 
     monkeypatch.setattr(trainer, "SECONDS_BETWEEN_STATES", 0.0)
     with monkeypatch.context() as broken:
-        broken.setattr(trainer._FineTuning, "_update", cut)
+        broken.setattr(learner.Learner, "update", cut)
         status, _, err = tune(cli, small_esc50, tmp_path / "cut", *settings)
     assert status == 128 + 15
     assert "goes on" in err
 
-    def counted(self: Any, *audio: Any) -> float:
-        taken.append(self.done)
-        return step(self, *audio)
+    def counted(self: Any, number: int, batch: Any) -> float:
+        taken.append(number)
+        return step(self, number, batch)
 
-    monkeypatch.setattr(trainer._FineTuning, "_update", counted)
+    monkeypatch.setattr(learner.Learner, "update", counted)
     status, _, err = tune(cli, small_esc50, tmp_path / "cut", *settings)
     assert status == 0, err
     assert len(taken) == 5 * 12  # no update twice
@@ -94,12 +94,12 @@ def test_a_run_cut_anywhere_goes_on_to_the_same_bytes(
 
 
 def test_a_damaged_state_is_said(cli: Cli, small_esc50: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stop(self: Any, *_: Any) -> float:
+    def stop(self: Any, *_: Any) -> None:
         self._save()
         raise Interrupted(15)
 
     with monkeypatch.context() as broken:
-        broken.setattr(trainer._FineTuning, "_update", stop)
+        broken.setattr(trainer._FineTuning, "_train", stop)
         assert tune(cli, small_esc50, tmp_path / "r", "updates=2")[0] == 143
     (state,) = (tmp_path / "r").rglob("state.pt")
     state.write_bytes(state.read_bytes()[:-100])
@@ -144,20 +144,20 @@ def test_the_head_alone_is_trained_first(
     cli: Cli, small_esc50: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     moved: dict[int, tuple[bool, bool]] = {}
-    step = trainer._FineTuning._update
+    step = learner.Learner.update
 
-    def watched(self: Any, *audio: Any) -> float:
-        parts = (self.material.encoder, self.head)
+    def watched(self: Any, number: int, batch: Any) -> float:
+        parts = (self.material.encoder, self.module.head)
         before = [[p.detach().clone() for p in part.parameters()] for part in parts]
-        loss = step(self, *audio)
+        loss = step(self, number, batch)
         encoder, head = (
             any(not torch.equal(a, b) for a, b in zip(old, part.parameters(), strict=True))
             for old, part in zip(before, parts, strict=True)
         )
-        moved[self.done] = (encoder, head)
+        moved[number] = (encoder, head)
         return loss
 
-    monkeypatch.setattr(trainer._FineTuning, "_update", watched)
+    monkeypatch.setattr(learner.Learner, "update", watched)
     assert tune(cli, small_esc50, tmp_path / "r", "updates=4", "probe_updates=2")[0] == 0
     assert moved == {0: (False, True), 1: (False, True), 2: (True, True), 3: (True, True)}
 
@@ -166,13 +166,13 @@ def test_accumulated_parts_make_the_same_update(
     cli: Cli, small_esc50: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found: list[list[float]] = []
-    step = trainer._FineTuning._update
+    step = learner.Learner.update
 
-    def watched(self: Any, *audio: Any) -> float:
-        found[-1].append(step(self, *audio))
+    def watched(self: Any, number: int, batch: Any) -> float:
+        found[-1].append(step(self, number, batch))
         return found[-1][-1]
 
-    monkeypatch.setattr(trainer._FineTuning, "_update", watched)
+    monkeypatch.setattr(learner.Learner, "update", watched)
     for name, parts in (("one", 1), ("four", 4)):
         found.append([])
         assert tune(cli, small_esc50, tmp_path / name, "updates=4", f"accumulate={parts}")[0] == 0
@@ -248,14 +248,14 @@ def test_a_module_s_folds_begin_with_its_own_weights(
     name = f"hear_{loader.split()[1].strip('()').lower()}"
     (tmp_path / f"{name}.py").write_text(source)
     begun: list[torch.Tensor] = []
-    step = trainer._FineTuning._update
+    step = learner.Learner.update
 
-    def watched(self: Any, *audio: Any) -> float:
-        if self.done == 0:
+    def watched(self: Any, number: int, batch: Any) -> float:
+        if number == 0:
             begun.append(self.material.encoder.model.layer.weight.detach().clone())
-        return step(self, *audio)
+        return step(self, number, batch)
 
-    monkeypatch.setattr(trainer._FineTuning, "_update", watched)
+    monkeypatch.setattr(learner.Learner, "update", watched)
     given = ("--no-references", "--protocol-set", "updates=3;batch=6", "--results-dir", tmp_path / "r")
     assert run(cli, small_esc50, "--protocol", "linear", *given[:1], *given[3:], model=f"hear:{name}")[0] == 0
     (before,) = (tmp_path / "r" / "predictions").rglob("*.csv.gz")

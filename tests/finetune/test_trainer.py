@@ -13,8 +13,9 @@ from toys import FOLDS, table
 
 from aape_bench.clip_table import Rotation
 from aape_bench.clips import ClipReader
+from aape_bench.finetune.learner import Material
 from aape_bench.finetune.recipe import Recipe
-from aape_bench.finetune.trainer import Material, fine_tune
+from aape_bench.finetune.trainer import fine_tune
 from aape_bench.problem import Fit, Problem
 from aape_bench.progress import Silent
 from aape_bench.protocols.common import LOWEST

@@ -21,7 +21,7 @@ import torch
 from aape_bench import environment
 from aape_bench.checkpoint import save_checkpoint
 from aape_bench.errors import BenchError, CheckpointError
-from aape_bench.fitting.fabric import launch, leave, rank, require_lightning
+from aape_bench.fitting.fabric import agree, launch, leave, rank, require_lightning
 from aape_bench.fitting.generators import global_generators
 from aape_bench.fitting.signals import Signals
 from aape_bench.models.aape.config import AapeConfig
@@ -228,7 +228,7 @@ class _Run:
             if last or self.done % config.checkpoint_every == 0:
                 self._together(lambda recorder: recorder.write_modes())
             time_up = deadline is not None and time.monotonic() > deadline
-            end = self._agree(signals.number or (_TIME_UP if time_up else 0))
+            end = agree(self.fabric, signals.number or (_TIME_UP if time_up else 0))
             if last or end or self.done % config.checkpoint_every == 0:
                 self._gather_training_audio()
                 self._together(self._write)
@@ -277,19 +277,11 @@ class _Run:
                 action(self.recorder)
             except BenchError as error:
                 failure = error
-        failed = self._agree(int(failure is not None))
+        failed = agree(self.fabric, int(failure is not None))
         if failure is not None:
             raise failure
         if failed:
             raise _EndedElsewhere
-
-    def _agree(self, wish: int) -> int:
-        """The largest of what the processes wish."""
-        if self.fabric.world_size == 1:
-            return wish
-        wishes = torch.tensor([wish], device=self.fabric.device)
-        torch.distributed.all_reduce(wishes, torch.distributed.ReduceOp.MAX)
-        return int(wishes.item())
 
 
 def _check_moments(optimizer: torch.optim.Optimizer) -> None:
