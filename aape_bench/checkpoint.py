@@ -91,6 +91,11 @@ def load_checkpoint(module: torch.nn.Module, path: Path) -> None:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"The checkpoint {path} is damaged ({error}). Copy the file again.") from None
+    load_tensors(module, tensors, path)
+
+
+def load_tensors(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """As `load_checkpoint`, of tensors that were read from the file and have the module's names."""
     own = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     theirs = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if own != theirs:
@@ -111,7 +116,7 @@ def load_checkpoint(module: torch.nn.Module, path: Path) -> None:
                 f"The checkpoint {path} holds NaN or infinite values, in {name}: the training that wrote it had "
                 "failed. Use an earlier checkpoint."
             )
-    module.load_state_dict(tensors)
+    module.load_state_dict(dict(tensors))
 
 
 def is_common_float(tensor: torch.Tensor) -> bool:
