@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 #: The card's field.
 FIELD = "training_audio"
+#: The card's field that names a package's weights from which training went on.
+INITIAL_WEIGHTS = "initial_weights"
 
 HEAD_SECONDS = 2.0
 #: A file whose first sound comes later has no hash of its sound.
@@ -201,20 +203,28 @@ def overlap_of(
 ) -> Overlap:
     """Look for a task's clips in the list of training audio of the checkpoint, if there is one.
 
-    weights: "none" and "random" have seen no audio. root: of the task's files. hashes: SHA-256 of each row's file, None
-    for generated tasks. cache_dir: where hashes of sounds are remembered; those that are not cost a decode of a file's
-    head, and `advance(n)` is called. Raises CheckpointError where the list is damaged.
+    weights: "none" and "random" have seen no audio; of a package's the plugin says what they have seen. root: of the
+    task's files. hashes: SHA-256 of each row's file, None for generated tasks. cache_dir: where hashes of sounds are
+    remembered; those that are not cost a decode of a file's head, and `advance(n)` is called. Raises CheckpointError
+    where the list is damaged.
     """
     if weights in ("none", "random"):
         return Overlap("none")
-    trained = None
+    if weights.startswith("package:"):
+        return Overlap(_declared(weights, task))
+    trained: TrainingAudio | None = None
+    before: Value = "unknown"
     if checkpoint is not None:
         from aape_bench.checkpoint import read_header
 
-        trained = TrainingAudio.from_card(read_header(checkpoint).card)
+        card = read_header(checkpoint).card
+        trained = TrainingAudio.from_card(card)
+        before = _declared(str(card.get(INITIAL_WEIGHTS, "")), task)
+    if before == "test" or (before == "train" and trained is None):
+        return Overlap(before)
     if trained is None:
         return Overlap("unknown")
-    absent = Overlap("none" if trained.complete else "unknown")
+    absent = Overlap("train" if before == "train" else "none" if trained.complete else "unknown")
     if task.generator is not None:
         same = set(trained.generators) & set(task.generator.sources)
         return Overlap("same-generator", len(table)) if same else absent
@@ -227,6 +237,15 @@ def overlap_of(
         return absent
     judged = (table["split"] == "test").to_numpy() if task.split_scheme == "parts" else np.ones(len(table), bool)
     return Overlap("test" if (seen & judged).any() else "train", int(seen.sum()))
+
+
+def _declared(weights: str, task: Task) -> Value:
+    """What the plugin of a package's weights says of a task."""
+    from aape_bench import registry
+
+    sources = [plugin.package for plugin in registry.every_model()[0] if plugin.package is not None]
+    declared = (source.overlap for source in sources if weights.startswith(source.prefix))
+    return next(declared, {}).get(task.name, "unknown")
 
 
 class SoundMemory:
