@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
@@ -30,8 +30,21 @@ _SIZES = ("sample_rate", "scene_embedding_size", "timestamp_embedding_size")
 
 def import_hear_module(name: str) -> ModuleType:
     """Import a HEAR module by dotted name. Raises UsageError or ModelError in plain words."""
+    module = import_foreign(name)
+    if missing := missing_functions(module):
+        raise ModelError(f'"{name}" is not a HEAR module: it has no function {", ".join(missing)}.')
+    return module
+
+
+def missing_functions(module: ModuleType) -> list[str]:
+    """Those of HEAR's three functions that a module does not have."""
+    return [function for function in _FUNCTIONS if not callable(getattr(module, function, None))]
+
+
+def import_foreign(name: str) -> ModuleType:
+    """Import any module by dotted name. Raises UsageError or ModelError in plain words."""
     try:
-        module = importlib.import_module(name)
+        return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
             raise UsageError(
@@ -40,9 +53,6 @@ def import_hear_module(name: str) -> ModuleType:
         raise ModelError(f'The HEAR module "{name}" needs {error.name}, which is not installed.') from error
     except Exception as error:  # any module may fail in its own way
         raise ModelError(f'The HEAR module "{name}" cannot be imported: {type(error).__name__}: {error}') from error
-    if missing := [function for function in _FUNCTIONS if not callable(getattr(module, function, None))]:
-        raise ModelError(f'"{name}" is not a HEAR module: it has no function {", ".join(missing)}.')
-    return module
 
 
 def load_hear_encoder(name: str, weights: Path | None, seed: int) -> Encoder:
@@ -50,21 +60,43 @@ def load_hear_encoder(name: str, weights: Path | None, seed: int) -> Encoder:
 
     seed: of torch's global generator while it loads, for modules that draw what they do not load.
     """
+    module = import_hear_module(name)
+    owner = f'HEAR module "{name}"'
+    doing = f"load_model({weights})" if weights else "load_model()"
+    arguments = () if weights is None else (str(weights),)
+    return wrap_hear_model(owner, module, load_seeded(owner, doing, lambda: module.load_model(*arguments), seed))
+
+
+def load_seeded(owner: str, doing: str, load: Callable[[], Any], seed: int) -> Any:
+    """What a foreign function returns, torch's global generator beginning at the seed and then put back.
+
+    Raises ModelError in the owner's name for whatever it raises.
+    """
     import torch
 
-    from aape_bench.encoder import Encoder
-
-    module = import_hear_module(name)
-    doing = f"load_model({weights})" if weights else "load_model()"
-    with torch.random.fork_rng(devices=[]), _blamed(name, doing):
+    with torch.random.fork_rng(devices=[]), blamed(owner, doing):
         torch.manual_seed(seed)
-        model: Any = module.load_model(str(weights)) if weights is not None else module.load_model()
+        return load()
+
+
+def sizes_of(owner: str, model: Any) -> dict[str, int]:
+    """HEAR's three attributes of a model. Raises ModelError where one is no positive whole number."""
     sizes = {}
     for size in _SIZES:
         value = getattr(model, size, None)
         if not isinstance(value, int) or value <= 0:
-            raise ModelError(f'The model of the HEAR module "{name}" has no whole number {size}, as HEAR asks.')
+            raise ModelError(f"The model of the {owner} has no whole number {size}, as HEAR asks.")
         sizes[size] = value
+    return sizes
+
+
+def wrap_hear_model(owner: str, module: ModuleType, model: Any) -> Encoder:
+    """An Encoder, in evaluation mode, of what a HEAR module has loaded."""
+    import torch
+
+    from aape_bench.encoder import Encoder
+
+    sizes = sizes_of(owner, model)
 
     class HearEncoder(Encoder):
         takes_lengths = False
@@ -81,7 +113,7 @@ def load_hear_encoder(name: str, weights: Path | None, seed: int) -> Encoder:
             return super().parameter_count if isinstance(model, torch.nn.Module) else None
 
         def scene_embeddings(self, audio: Tensor, lengths: Tensor | None = None) -> Tensor:  # noqa: ARG002
-            with _blamed(name, "get_scene_embeddings"):
+            with blamed(owner, "get_scene_embeddings"):
                 return torch.as_tensor(module.get_scene_embeddings(audio, self.model))
 
         def timestamp_embeddings(
@@ -89,7 +121,7 @@ def load_hear_encoder(name: str, weights: Path | None, seed: int) -> Encoder:
             audio: Tensor,
             lengths: Tensor | None = None,  # noqa: ARG002
         ) -> tuple[Tensor, Tensor]:
-            with _blamed(name, "get_timestamp_embeddings"):
+            with blamed(owner, "get_timestamp_embeddings"):
                 embeddings, times = module.get_timestamp_embeddings(audio, self.model)
                 return torch.as_tensor(embeddings), torch.as_tensor(times)
 
@@ -97,7 +129,7 @@ def load_hear_encoder(name: str, weights: Path | None, seed: int) -> Encoder:
 
 
 @contextmanager
-def _blamed(name: str, doing: str) -> Iterator[None]:
+def blamed(owner: str, doing: str) -> Iterator[None]:
     """Whatever a foreign module raises, or its exit, becomes a ModelError that says where it came from."""
     import torch
 
@@ -108,23 +140,24 @@ def _blamed(name: str, doing: str) -> Iterator[None]:
     except (Exception, SystemExit) as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
         raise ModelError(
-            f'The HEAR module "{name}" failed in {doing}: {type(error).__name__}: {error} '
+            f"The {owner} failed in {doing}: {type(error).__name__}: {error} "
             f"({Path(last.filename).name}, line {last.lineno}). Mend the module, or use other weights."
         ) from error
 
 
-def draws_weights(name: str, encoder: Encoder, weights: Path | None, seed: int) -> bool:
-    """Whether the module draws (some of) its weights from torch's seed: loaded with another, it is another model.
+def draws_weights(owner: str, load: Callable[[int], Encoder], encoder: Encoder, seed: int) -> bool:
+    """Whether a foreign model draws (some of) its weights from torch's seed: loaded with another, it is another model.
 
-    Raises ModelError where it is another one with the same seed too, since its results could not be repeated.
+    encoder: what `load(seed)` returned. Raises ModelError where it is another one with the same seed too, since its
+    results could not be repeated.
     """
-    identity = hear_identity(name, encoder)
-    if hear_identity(name, load_hear_encoder(name, weights, seed + 1)) == identity:
+    loaded = as_loaded(encoder)
+    if as_loaded(load(seed + 1)) == loaded:
         return False
-    if hear_identity(name, load_hear_encoder(name, weights, seed)) != identity:
+    if as_loaded(load(seed)) != loaded:
         raise ModelError(
-            f'The HEAR module "{name}" is another model each time it is loaded, so no result of it could be repeated. '
-            "Name its weights with --weights, or mend its load_model()."
+            f"The {owner} is another model each time it is loaded, so no result of it could be repeated. "
+            "Name its weights with --weights, or mend what loads it."
         )
     return True
 
@@ -132,19 +165,28 @@ def draws_weights(name: str, encoder: Encoder, weights: Path | None, seed: int) 
 def hear_identity(name: str, encoder: Encoder) -> str:
     """Hash of what decides a loaded HEAR module's embeddings, as far as it can be seen.
 
-    All Python code of the packages on its dotted path, and the version of the first; its parameters and buffers as
-    loaded; and, for a model that has none (another framework's), its embeddings of two fixed clips, to three digits.
+    All Python code of the packages on its dotted path, and the version of the first; and what was loaded.
     """
-    state = encoder.state_dict()
     return digest(
         {
             "hear": name,
             "code": _code_of(name),
-            "version": _package_version(name.partition(".")[0]),
-            "state": _state_digest(state) if state else None,
-            "answers": None if state else _answers_digest(encoder),
+            "version": package_version(name.partition(".")[0]),
+            **as_loaded(encoder),
         }
     )
+
+
+def as_loaded(encoder: Encoder) -> dict[str, str | None]:
+    """Hash of a model's parameters and buffers; of one without any (another framework's), of its answers.
+
+    These are its embeddings of two fixed clips, to three digits.
+    """
+    state = encoder.state_dict()
+    return {
+        "state": _state_digest(state) if state else None,
+        "answers": None if state else _answers_digest(encoder),
+    }
 
 
 def _code_of(name: str) -> dict[str, str]:
@@ -158,7 +200,8 @@ def _code_of(name: str) -> dict[str, str]:
     return found
 
 
-def _package_version(top: str) -> list[str]:
+def package_version(top: str) -> list[str]:
+    """Name and version of what was installed with a top-level module of that name."""
     found = packages_distributions().get(top, [])
     return sorted(f"{distribution} {version(distribution)}" for distribution in set(found))
 

@@ -41,18 +41,20 @@ def hear_functions(
         encoder.random_weights = choice.weights == "random"
         return encoder
 
-    def get_scene_embeddings(audio: Tensor, model: Encoder) -> Tensor:
-        """(n, samples) -> (n, scene_embedding_size), on the device of the audio."""
-        import torch
-
-        with torch.inference_mode():
-            return model.to(audio.device).scene_embeddings(audio)
-
-    def get_timestamp_embeddings(audio: Tensor, model: Encoder) -> tuple[Tensor, Tensor]:
-        """(n, samples) -> (n, t, timestamp_embedding_size) and centre times in ms (n, t)."""
-        import torch
-
-        with torch.inference_mode():
-            return model.to(audio.device).timestamp_embeddings(audio)
-
     return load_model, get_scene_embeddings, get_timestamp_embeddings
+
+
+def get_scene_embeddings(audio: Tensor, model: Encoder) -> Tensor:
+    """(n, samples) -> (n, scene_embedding_size), on the device of the audio."""
+    import torch
+
+    with torch.inference_mode():
+        return model.to(audio.device).scene_embeddings(audio)
+
+
+def get_timestamp_embeddings(audio: Tensor, model: Encoder) -> tuple[Tensor, Tensor]:
+    """(n, samples) -> (n, t, timestamp_embedding_size) and centre times in ms (n, t)."""
+    import torch
+
+    with torch.inference_mode():
+        return model.to(audio.device).timestamp_embeddings(audio)

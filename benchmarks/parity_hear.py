@@ -22,7 +22,7 @@ import json
 import pickle
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -264,13 +264,13 @@ def report_hear(run: Run, problem: Problem, made: Moments | None, name: str, set
         )
 
 
-def main() -> int:
+def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("embeddings", type=Path)
     parser.add_argument("tasks", type=Path)
     parser.add_argument("--protocols", default="linear,hear", help="of linear, hear, hear-as-published")
     parser.add_argument("--hear-set", action="append", default=[], metavar="KEY=VALUE", help="settings of hear")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     chosen = arguments.protocols.split(",")
     settings = {key: json.loads(value) if value[:1].isdigit() and "," not in value else value
                 for key, value in (each.split("=", 1) for each in arguments.hear_set)}  # fmt: skip
