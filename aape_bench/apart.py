@@ -38,7 +38,7 @@ def train_apart(
     failures: dict[int, BenchError] = {}
     for place, job in enumerate(jobs):
         try:
-            folds = _folds(job, options, progress)
+            folds = _folds(job, options, progress, executor.threads)
         except StorageError:
             raise
         except BenchError as error:
@@ -65,14 +65,18 @@ def train_piece(piece: Piece, progress: Progress) -> None:
     train_fold(work, piece.fold, progress)
 
 
-def _folds(job: runner.Job, options: runner.Options, progress: Progress) -> list[str]:
-    """Those that are missing."""
+def _folds(job: runner.Job, options: runner.Options, progress: Progress, threads: int | None) -> list[str]:
+    """Those that are missing; a budget of minutes has then become a number of updates."""
+    from aape_bench.finetune.forecast import settle
     from aape_bench.finetune.job import missing_folds
 
     if job.action == "done" or not job.protocol.trains_encoder or runner.existing(job, options, progress) is not None:
         return []
     work, _ = runner.work_of(job, options, progress)
-    return missing_folds(work)
+    missing = missing_folds(work)
+    if missing:
+        settle(work, progress, threads)
+    return missing
 
 
 def _task_text(task: Task) -> str:

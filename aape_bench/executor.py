@@ -50,6 +50,11 @@ class Executor:
 
     processes: int = 1
 
+    @property
+    def threads(self) -> int | None:
+        """Of numerical libraries, for each piece; None: all there are."""
+        return None if self.processes == 1 else 1
+
     def map(
         self,
         work: Callable[[Given, Progress], Made],

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -114,13 +115,22 @@ class Finished:
     failures: list[BenchError]
 
 
-def choose_protocols(names: Sequence[str], settings: Mapping[str, str]) -> list[ProtocolChoice]:
-    """Protocols by name; `settings` go to each of them."""
+def choose_protocols(
+    names: Sequence[str], settings: Mapping[str, str], training: Mapping[str, str] = MappingProxyType({})
+) -> list[ProtocolChoice]:
+    """Protocols by name; `settings` go to each of them, those of `training` to each that trains the encoder."""
     if not names:
         raise UsageError("No protocol is named. Name one with --protocol, or leave the option out.")
+    if training and not any(trains_encoder(name) for name in names):
+        options = " and ".join(f"--{name}" for name in training)
+        raise UsageError(f"{options} is for --protocol finetune, and none of {', '.join(names)} trains the encoder.")
     chosen = []
     for name in dict.fromkeys(names):
-        config = make_config(protocol(name).Settings, settings, f'The protocol "{name}"')
+        module = protocol(name)
+        given = {**settings, **(training if trains_encoder(name) else {})}
+        if twice := set(settings) & set(training):
+            raise UsageError(f'"{min(twice)}" is set twice: by --{min(twice)} and by --protocol-set.')
+        config = make_config(module.Settings, given, f'The protocol "{name}"')
         chosen.append(ProtocolChoice(name, label_of(name, config), config))
     return chosen
 
@@ -321,9 +331,7 @@ def _train(job: Job, options: Options, progress: Progress) -> _Made:
     outcome, trained = judge_by_training(work, job.protocol.name, progress)
     facts = environment.stage_facts(threads=trained.encoder["threads"])
     stages = {"fit": {"seconds": round(trained.seconds, 3), **facts}}
-    return _Made(
-        work.table, list(work.rotations), broken, outcome, trained.encoder, stages, clear=lambda: clear(work)
-    )
+    return _Made(work.table, list(work.rotations), broken, outcome, trained.encoder, stages, clear=lambda: clear(work))
 
 
 def work_of(job: Job, options: Options, progress: Progress) -> tuple[Work, dict[int, str]]:

@@ -20,7 +20,7 @@ import numpy as np
 from aape_bench.clip_table import Rotation, class_sets
 from aape_bench.errors import DataError, UsageError
 from aape_bench.finetune.recipe import Recipe
-from aape_bench.fitting.fabric import require_lightning
+from aape_bench.fitting.fabric import rank, require_lightning
 from aape_bench.holdout import hold_out
 from aape_bench.problem import Fit, Problem
 from aape_bench.scenes import problem_of_scenes
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from aape_bench.encoder import Encoder
+    from aape_bench.finetune.learner import Material
     from aape_bench.progress import Progress
     from aape_bench.selection import ModelChoice
 
@@ -94,7 +95,11 @@ def check(task: Task) -> None:
 
 def train(work: Work, progress: Progress) -> Trained:
     """Every round in turn; those that are there are not done again. Raises Interrupted, ModelError, StorageError."""
-    problem = _problem(work)
+    from aape_bench.finetune.forecast import settle
+
+    if missing_folds(work):
+        work = settle(work, progress)
+    problem = problem_of(work)
     finished = []
     for rotation in problem.rotations:
         folder = work.folder / safe_name(rotation.name)
@@ -105,7 +110,10 @@ def train(work: Work, progress: Progress) -> Trained:
 
 def train_fold(work: Work, fold: str, progress: Progress) -> None:
     """One round, in its folder, unless it is there. Raises as `train`."""
-    problem = _problem(work)
+    from aape_bench.finetune.forecast import settle
+
+    work = settle(work, progress)
+    problem = problem_of(work)
     (rotation,) = [one for one in problem.rotations if one.name == fold]
     folder = work.folder / safe_name(fold)
     if _read(folder / FIT) is None:
@@ -123,7 +131,8 @@ def clear(work: Work) -> None:
     shutil.rmtree(work.folder, ignore_errors=True)
 
 
-def _problem(work: Work) -> Problem:
+def problem_of(work: Work) -> Problem:
+    """Labels, classes and rounds."""
     require_lightning()
     made = rounds(work.task, work.table, work.rotations, work.recipe)
     return problem_of_scenes(work.task, np.zeros((len(work.table), 0), np.float32), work.table, made)
@@ -152,14 +161,10 @@ def rounds(task: Task, table: pd.DataFrame, rotations: Sequence[Rotation], recip
     return made
 
 
-def _train(
-    work: Work, problem: Problem, rotation: Rotation, folder: Path, progress: Progress
-) -> tuple[Fit, dict[str, Any], float]:
-    import torch
-
+def material_of(work: Work, problem: Problem, rotation: Rotation, folder: Path) -> tuple[ModelChoice, Material]:
+    """What one round is trained on, its encoder with its first weights, and the model as the recipe pools it."""
     from aape_bench.clips import ClipReader
     from aape_bench.finetune.learner import Material
-    from aape_bench.finetune.trainer import STATE, fine_tune
 
     pooling = work.recipe.pooling
     model = work.model if pooling is None else work.model.pooled(pooling)
@@ -176,17 +181,30 @@ def _train(
         folder=folder,
         name=work.name,
     )
+    return model, material
+
+
+def _train(
+    work: Work, problem: Problem, rotation: Rotation, folder: Path, progress: Progress
+) -> tuple[Fit, dict[str, Any], float]:
+    import torch
+
+    from aape_bench.finetune.trainer import STATE, fine_tune
+
+    model, material = material_of(work, problem, rotation, folder)
     tuned = fine_tune(material, progress)
-    if work.recipe.keep_weights:
-        _keep(work, model, rotation, encoder)
+    encoder = material.encoder
     facts = {
         "dimension": encoder.scene_embedding_size,
         "parameters": encoder.parameter_count,
         "threads": torch.get_num_threads(),
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / FIT, tuned.fit, facts, tuned.seconds)
-    (folder / STATE).unlink(missing_ok=True)
+    if rank() == 0:
+        if work.recipe.keep_weights:
+            _keep(work, model, rotation, encoder)
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(folder / FIT, tuned.fit, facts, tuned.seconds)
+        (folder / STATE).unlink(missing_ok=True)
     return tuned.fit, facts, tuned.seconds
 
 

@@ -27,6 +27,9 @@ _COMMON: dict[str, Any] = {
     **{"mixup": 0.0, "spec_time": 0.2, "spec_frequency": 0.2, "noise": 0.0, "loss": "auto", "smoothing": 0.0},
 }
 
+#: Fields that say how long to train, of which one is given.
+LENGTHS = ("updates", "epochs", "budget")
+
 #: What differs from `_COMMON`, and how long to train.
 _PRESETS: dict[str, dict[str, Any]] = {
     "as20k": {"updates": 40000, "mixup": 0.8, "clip_seconds": 10.24, "balanced": True},
@@ -37,7 +40,8 @@ _PRESETS: dict[str, dict[str, Any]] = {
     },
     "vc1": {
         **{"epochs": 50, "learning_rate": 5e-4, "batch": 64, "layer_decay": 1.0, "clip_seconds": 8.32},
-        **{"spec_time": 48.0, "spec_frequency": 30.0},
+        # M2D hides up to 30 of its 80 mel bins; frames are 10 ms there as here
+        **{"spec_time": 48.0, "spec_frequency": 0.375},
     },
     "nsynth": {"updates": 20000, "batch": 128, "clip_seconds": 4.0},
     "other": {"updates": 4000},
@@ -47,6 +51,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
 _LIMITS: dict[str, tuple[float, float]] = {
     "updates": (1, 1e8),
     "epochs": (1, 1e6),
+    "budget": (0.001, 1e6),
     "batch": (1, 65536),
     "accumulate": (1, 65536),
     "learning_rate": (1e-9, 10),
@@ -79,8 +84,10 @@ class Recipe:
 
     preset:         as20k, esc50, spcv2 (E), vc1 (as M2D), nsynth (O), or other (O): us8k, gtzan, cremad and any other
                     task; none: the one that the task names. Fills in every field whose default is None, and updates
-                    or epochs unless one is given.
-    updates, epochs: steps of the optimiser, or passes over the training clips; one of the two.
+                    or epochs unless one of the next three is given.
+    updates, epochs: steps of the optimiser, or passes over the training clips.
+    budget:         (O) minutes that a fold may take, turned into updates by timing some; once: what a run begins with
+                    it keeps when it goes on.
     batch:          clips of an update, over all ranks and accumulated parts.
     accumulate:     (O) parts that a rank computes its clips of an update in.
     learning_rate:  peak, of the head and whatever no layer decay applies to.
@@ -91,7 +98,7 @@ class Recipe:
     stem_decay:     (O) whether the stem counts as one more layer before the first; otherwise it has the full rate.
     drop_path:      (E) probability that a clip's branches are left out in the last block, rising linearly from 0 in
                     the first.
-    pooling:        (E) the scene embedding asked of an encoder that has the setting `pooling`; none: its own.
+    pooling:        (E: cls) the scene embedding asked of an encoder that has the setting `pooling`; none: its own.
     freeze:         (O) layer groups that stay as they are, from the input side, and with them the stem; 0: nothing.
     probe_updates:  (O) of the updates, how many come first and train the head alone, at the constant `probe_rate`
                     (linear probing, then fine-tuning: Kumar et al., ICLR 2022).
@@ -118,6 +125,7 @@ class Recipe:
     preset: Preset | None = None
     updates: int | None = None
     epochs: int | None = None
+    budget: float | None = None
     batch: int = FROM_PRESET
     accumulate: int = 1
     learning_rate: float = FROM_PRESET
@@ -129,7 +137,7 @@ class Recipe:
     layer_decay: float = FROM_PRESET
     stem_decay: bool = False
     drop_path: float = 0.1
-    pooling: Literal["cls", "mean"] | None = "cls"
+    pooling: Literal["cls", "mean", "cls+mean"] | None = "cls"
     freeze: int = 0
     probe_updates: int = 0
     probe_rate: float = 1e-3
@@ -158,9 +166,11 @@ class Recipe:
                 value is None or lowest <= value <= highest,
                 f"{name} must lie between {lowest:g} and {highest:g}, not {value}.",
             )
+        lengths = {name: getattr(self, name) for name in LENGTHS if getattr(self, name) is not None}
         _require(
-            self.updates is None or self.epochs is None,
-            f"updates={self.updates} and epochs={self.epochs} exclude each other. Give one of them.",
+            len(lengths) < 2,
+            " and ".join(f"{name}={value:g}" for name, value in lengths.items())
+            + " exclude each other. Give one of them.",
         )
         for name in ("spec_time", "spec_frequency"):
             width = getattr(self, name) or 0.0
@@ -189,17 +199,24 @@ class Recipe:
         if self.preset is None:
             return self
         preset = {**_COMMON, **_PRESETS[self.preset]}
-        if self.updates is not None or self.epochs is not None:
-            preset = {name: value for name, value in preset.items() if name not in ("updates", "epochs")}
+        if any(getattr(self, name) is not None for name in LENGTHS):
+            preset = {name: value for name, value in preset.items() if name not in LENGTHS}
         unset = {name: value for name, value in preset.items() if getattr(self, name) is None}
         return dataclasses.replace(self, **unset)
 
     def planned(self, clips: int) -> Recipe:
-        """A resolved recipe for so many training clips: the same with `updates` and `validate_every` filled in."""
+        """A resolved recipe for so many training clips: the same with `updates` and `validate_every` filled in.
+
+        One with a budget has to be `settled` first.
+        """
         epoch = clips / self.batch
         updates = self.updates if self.epochs is None else math.ceil(self.epochs * epoch)
         every = self.validate_every if self.validate_every is not None else math.ceil(epoch)
         return dataclasses.replace(self, updates=updates, epochs=None, validate_every=every)
+
+    def settled(self, updates: int) -> Recipe:
+        """The same with so many updates in place of the budget."""
+        return dataclasses.replace(self, budget=None, updates=max(updates, self.probe_updates + 1))
 
 
 def schedule(update: int, recipe: Recipe) -> float:

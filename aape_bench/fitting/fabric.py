@@ -31,10 +31,11 @@ def require_lightning() -> None:
 
 def rank() -> int:
     """This process's number among all, also before Fabric is launched: 0 in the process that launches others."""
-    return int(os.environ.get("RANK" if _under_torchrun() else "LOCAL_RANK", "0"))
+    return int(os.environ.get("RANK" if under_torchrun() else "LOCAL_RANK", "0"))
 
 
-def _under_torchrun() -> bool:
+def under_torchrun() -> bool:
+    """Whether torchrun started this process, and others."""
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
@@ -49,10 +50,10 @@ def launch(device: str, devices: int, precision: str, parts: bool = False) -> Fa
     from lightning.fabric import Fabric
     from lightning.fabric.plugins.environments.lightning import LightningEnvironment
     from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-    from lightning.fabric.strategies import DDPStrategy
+    from lightning.fabric.strategies.ddp import DDPStrategy
 
     nodes = 1
-    if _under_torchrun():
+    if under_torchrun():
         devices = int(os.environ["LOCAL_WORLD_SIZE"])
         nodes = int(os.environ["WORLD_SIZE"]) // devices
     elif device == "cuda" and devices > torch.cuda.device_count():
@@ -70,7 +71,7 @@ def launch(device: str, devices: int, precision: str, parts: bool = False) -> Fa
         # said, not guessed: inside a batch job Lightning would expect that job's system to start the processes
         plugins=[
             _precision(precision, device),
-            TorchElasticEnvironment() if _under_torchrun() else LightningEnvironment(),
+            TorchElasticEnvironment() if under_torchrun() else LightningEnvironment(),
         ],
     )
     fabric.launch()

@@ -18,7 +18,7 @@ PUBLISHED: dict[str, tuple[Any, ...]] = {
     "as20k": (5e-5, 40000, None, 48, 0.8, 0.2, 0.2, 10.24, "auto", 0.0, 0.65),
     "esc50": (5e-5, 4000, None, 48, 0.0, 0.4, 0.4, 5.12, "auto", 0.1, 0.65),
     "spcv2": (2e-4, 40000, None, 256, 0.8, 0.2, 0.2, 1.28, "bce", 0.1, 0.65),
-    "vc1": (5e-4, None, 50, 64, 0.0, 48, 30, 8.32, "auto", 0.0, 1.0),
+    "vc1": (5e-4, None, 50, 64, 0.0, 48, 30 / 80, 8.32, "auto", 0.0, 1.0),
     "nsynth": (5e-5, 20000, None, 128, 0.0, 0.2, 0.2, 4.0, "auto", 0.0, 0.65),
     "other": (5e-5, 4000, None, 48, 0.0, 0.2, 0.2, 0.0, "auto", 0.0, 0.65),
 }
@@ -47,7 +47,7 @@ def test_presets_have_the_published_values(preset: str) -> None:
     assert (made.noise > 0) == (preset == "spcv2")
     assert made.balanced == (preset == "as20k")
     unset = {field.name for field in dataclasses.fields(made) if getattr(made, field.name) is None}
-    assert unset == {"validate_every", "patience", "updates" if preset == "vc1" else "epochs"}
+    assert unset == {"validate_every", "patience", "budget", "updates" if preset == "vc1" else "epochs"}
 
 
 def test_a_length_of_ones_own_replaces_the_presets() -> None:
