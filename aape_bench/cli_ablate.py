@@ -142,7 +142,7 @@ def _print_dry(request: Request, seeds: int, around: Surroundings) -> None:
             one.name,
             ";".join(f"{key}={value}" for key, value in one.settings.items()),
             f"{seen.seconds[one.name]:.3g} s",
-            _duration(seen.seconds[one.name] * seen.plan.steps),
+            console.duration(seen.seconds[one.name] * seen.plan.steps),
             f"{seen.trained[one.name]} of {seeds}",
         )
         for one in request.variants
@@ -159,10 +159,9 @@ def _print_dry(request: Request, seeds: int, around: Surroundings) -> None:
         for one in request.questions
     ]
     console.print_table(("question", "holds where", "by the"), questions)
-    tuning = f", of which {_duration(seen.tuning)} choose the learning rate" if seen.tuning else ""
-    typer.echo(
-        f"About {_duration(seen.total)} of training are left{tuning}, besides {seen.results} results to evaluate."
-    )
+    tuning = f", of which {console.duration(seen.tuning)} choose the learning rate" if seen.tuning else ""
+    left = console.duration(seen.total)
+    typer.echo(f"About {left} of training are left{tuning}, besides {seen.results} results to evaluate.")
 
 
 def _rate_text(request: Request, chosen: float | None, training: Training) -> str:
@@ -184,9 +183,3 @@ def _print_answers(answers: Answers) -> None:
         f"{answers.computed} training{'' if answers.computed == 1 else 's'} done, {there} already there. Tables and "
         f"{len(answers.files)} pictures are in {answers.folder}."
     )
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -100,8 +101,13 @@ def _text(value: object) -> str:
     return "" if value is None else str(value)
 
 
-def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Columns of text, folded to the terminal's width; in a file or pipe every row is one line."""
+def print_table(
+    heads: Sequence[str], rows: Sequence[Sequence[str]], styles: Mapping[str, str] = MappingProxyType({})
+) -> None:
+    """Columns of text, folded to the terminal's width; in a file or pipe every row is one line.
+
+    styles: of cells by their whole text, as Rich names them.
+    """
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -113,7 +119,7 @@ def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for head in heads:
         table.add_column(head, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(cell, style=styles.get(cell, "")) for cell in row))
     terminal.print(table)
 
 
@@ -129,6 +135,13 @@ def print_facts(title: str, **facts: str) -> None:
     for name, value in facts.items():
         if value:
             _say(f"  {name}: {value}")
+
+
+def duration(seconds: float) -> str:
+    """In the unit that people would use."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
 
 
 def _say(text: str, error: bool = False) -> None:

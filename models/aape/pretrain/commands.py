@@ -188,8 +188,10 @@ def inspect_(
 )
 def profile_(
     model: Annotated[str, typer.Option("--model", "-m", help="aape or aape{key=value;...}.")] = "aape",
-    part: Annotated[str, typer.Option("--part", help="stems, kernels, step, at commas.")] = "stems,kernels,step",
-    batch: Annotated[str, typer.Option("--batch", help="Clips at once for stems and kernels, at commas.")] = "1,4",
+    part: Annotated[
+        str, typer.Option("--part", help="stems, kernels, step, finetune, at commas.")
+    ] = "stems,kernels,step",
+    batch: Annotated[str, typer.Option("--batch", help="Clips at once, but for step, at commas.")] = "1,4",
     repeats: Annotated[int, typer.Option("--repeats", min=1, help="Alternating rounds; medians are shown.")] = 5,
     preset: Annotated[str, typer.Option("--preset", help="Of the step: smoke, laptop, node, paper.")] = "smoke",
     set_: Set = None,
@@ -224,6 +226,8 @@ def profile_(
         rows += profiling.stems(model_config, batches, repeats, place, progress)
     if "kernels" in parts:
         rows += profiling.kernel_generation(model_config, batches, repeats, place, progress)
+    if "finetune" in parts:
+        rows += profiling.fine_tuning_update(model_config, batches, repeats, place, progress)
     if "step" in parts:
         encoder_config, config = configs(preset, set_ or [], None)
         rows += profiling.training_step(encoder_config, config, repeats, place, progress, peak_tflops)
@@ -289,12 +293,6 @@ def _print_plan(encoder_config: AapeConfig, config: PretrainConfig, source: Sour
         encoder=f"{encoder_config.stem}, {encoder_config.depth} blocks of width {encoder_config.dim}, "
         f"{found.parameters / 1e6:.2f} million parameters ({found.trained / 1e6:.2f} million trained in all)",
         time=f"{found.seconds:.3g} s a step, {config.batch / found.seconds:.1f} clips/s, {100 * found.waiting:.0f} % "
-        f"waiting for audio: {_duration(seconds)} in all on one process",
+        f"waiting for audio: {console.duration(seconds)} in all on one process",
         checkpoints=f"{size} each, {config.keep_checkpoints} stay; {free / 2**30:.1f} GB are free",
     )
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"

@@ -1,4 +1,7 @@
-"""What AaPE costs: stems compared in the encoder, generating kernels, a step of pre-training. (Imports torch.)"""
+"""What AaPE costs: stems in the encoder, generating kernels, a step of pre-training, an update of fine-tuning.
+
+(Imports torch.)
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aape_bench.finetune import augment, objective
+from aape_bench.finetune.groups import parameter_groups
+from aape_bench.finetune.learner import Tuned
+from aape_bench.finetune.recipe import Recipe
 from aape_bench.fitting.fabric import launch
 from aape_bench.models.aape.config import AapeConfig
 from aape_bench.models.aape.encoder import AapeEncoder
@@ -27,7 +34,7 @@ from aape_bench.randomness import torch_stream
 from aape_bench.settings import make_config
 from aape_bench.storage import write_text
 
-PARTS = ("stems", "kernels", "step")
+PARTS = ("stems", "kernels", "step", "finetune")
 HEADS = ("what", "batch", "ms", "time ratio", "peak MB", "memory ratio", "notes")
 #: The stems compared, the first being what the others are relative to, and the settings that make them.
 STEMS: dict[str, dict[str, Any]] = {
@@ -41,6 +48,7 @@ STEMS: dict[str, dict[str, Any]] = {
 }
 STEP_STEMS = ("plain", "sblu", "sblu recomputed")
 KERNEL_FRAMES = (16, 33, 65, 129)
+ESC50_SECONDS, ESC50_CLASSES = 5.12, 50
 #: Settings of the encoder that every stem reads; the others have their defaults here.
 _SHARED = (
     *("preset", "width", "blocks", "heads", "mlp_ratio", "norm", "norm_eps", "init_std", "position_base", "n_mels"),
@@ -96,6 +104,24 @@ def training_step(
             notes += f", {flops / seconds / (peak_tflops * 1e12):.1%} of the peak"
         noted.append(dataclasses.replace(ratio, notes=notes))
     return noted
+
+
+def fine_tuning_update(
+    config: AapeConfig, batches: Sequence[int], repeats: int, device: str, progress: Progress
+) -> list[Ratio]:
+    """An update by ESC-50's recipe on noise, from the waveforms to the new weights, relative to the smallest batch.
+
+    Without the augmentation of waveforms, which `run --dry-run` times with the rest.
+    """
+    cases = []
+    for batch in batches:
+        call = _update(config, Recipe(preset="esc50", batch=batch).resolved(), device)
+        cases.append(Case(f"fine-tuning, {ESC50_SECONDS:g} s", batch, call))
+    found = compare(cases, repeats, device, progress)
+    return [
+        dataclasses.replace(one, notes=f"{one.milliseconds / 1000 / one.batch:.3g} s a clip in the update")
+        for one in found
+    ]
 
 
 def variant(config: AapeConfig, stem: str) -> AapeConfig:
@@ -154,6 +180,31 @@ def _kernel_pass(config: AapeConfig, patches: int, frames: int, device: str) -> 
         def call() -> None:
             made = kernels(alpha, beta, frames, config.window, config.phase, config.scale)
             torch.autograd.grad(made, (alpha, beta), torch.ones_like(made))
+
+        return call
+
+    return build
+
+
+def _update(config: AapeConfig, recipe: Recipe, device: str) -> Callable[[], Callable[[], None]]:
+    def build() -> Callable[[], None]:
+        encoder = AapeEncoder(dataclasses.replace(config, pooling="cls"), 0)
+        module = Tuned(encoder, objective.Head(encoder.scene_embedding_size, ESC50_CLASSES, 0)).to(device).train()
+        groups = parameter_groups(encoder, module.head, recipe)
+        optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(recipe.beta1, recipe.beta2))
+        samples, clips = round(ESC50_SECONDS * SAMPLE_RATE), list(range(recipe.batch))
+        audio, lengths = _noise(recipe.batch, samples).to(device) / 8, torch.full((recipe.batch,), samples)
+        truth = objective.targets_of(torch.arange(recipe.batch) % ESC50_CLASSES, ESC50_CLASSES, recipe.smoothing)
+
+        def call() -> None:
+            streams = augment.clip_streams(0, "profile", 0, clips)
+            encoder.drop_path = augment.drop_path(streams, recipe.drop_path, encoder.drop_path_blocks).to(device)
+            with torch.no_grad():
+                heard, sizes = encoder.spectrogram(audio, lengths.to(device))
+            loss = objective.loss_of(module(heard, sizes), truth.to(device), "ce")
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
 
         return call
 

@@ -205,16 +205,18 @@ PROFILE: tuple[Any, ...] = ("profile", "--repeats", 1, "--device", "cpu")
 def test_profile_compares_stems_and_kernels(cli: Cli, tmp_path: Path) -> None:
     small = (*PROFILE, "--model", "aape{width=32;blocks=1;heads=2;clip_frames=64}")
     tables = []
-    for part, batches in (("stems", "1"), ("kernels", "1,2")):
+    for part, batches in (("stems", "1"), ("kernels", "1,2"), ("finetune", "1,3")):
         status, out, err = cli(*small, "--part", part, "--batch", batches, "--out", tmp_path / f"{part}.csv")
         assert status == 0, err
         assert "time ratio" in out
         with (tmp_path / f"{part}.csv").open(newline="") as handle:
             tables.append(list(csv.DictReader(handle)))
-    stems, kernels = tables
+    stems, kernels, updates = tables
     assert len(stems) == 7
     assert (stems[0]["what"], stems[0]["time_ratio"], stems[0]["memory_ratio"]) == ("encoder, plain", "1", "1")
     assert [row["notes"].split(" patches")[0] for row in kernels] == ["32"] * 4 + ["64"] * 4
+    assert [(row["what"], row["batch"]) for row in updates] == [("fine-tuning, 5.12 s", batch) for batch in "13"]
+    assert float(updates[1]["milliseconds"]) > float(updates[0]["milliseconds"])
 
 
 @pytest.mark.slow
