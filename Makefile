@@ -39,12 +39,17 @@ $(DEMO)/installed: $(SOURCES)
 
 # sed_eval checks our event metrics in the tests. Without its dependencies: it asks for dcase_util, which does not import
 # beside setuptools 81 or later.
+# hearvalidator is a second opinion in `validate`. Without its dependencies: it asks for TensorFlow, and for Python < 3.9,
+# but runs without both.
+# resemblyzer for its weights. Without its dependencies: they are compiled (webrtcvad) or heavy (librosa), and unused.
 # strict: mypy sees the mapped packages only through its link tree; new files need a new install
 $(TEST)/installed: $(SOURCES)
 	test -x $(TEST)/bin/python || $(PYTHON) -m venv $(TEST)
 	rm -rf build
 	$(TEST)/bin/python $(PIP) --editable '.[test]' --config-settings editable_mode=strict
 	$(TEST)/bin/python $(PIP) --no-deps sed_eval==0.2.1
+	$(TEST)/bin/python $(PIP) --no-deps --ignore-requires-python hearvalidator==2021.0.6
+	$(TEST)/bin/python $(PIP) --no-deps resemblyzer==0.1.4
 	touch $@
 
 clean:

@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 import aape_bench
-from aape_bench import cli_ablate, cli_data, cli_results, cli_stability, console
+from aape_bench import cli_ablate, cli_data, cli_export, cli_results, cli_stability, cli_validate, console
 from aape_bench.cli_commands import Commands
-from aape_bench.cli_options import CacheDir, DataDir, Device, ExecutorText
+from aape_bench.cli_options import MODEL_HELP, CacheDir, DataDir, Device, ExecutorText
 from aape_bench.cli_results import ResultsDir, results_folder, show_board
 from aape_bench.errors import BenchError, Several, UsageError, raise_all
+from aape_bench.fitting.fabric import rank
 from aape_bench.training import Interrupted
 
 if TYPE_CHECKING:
+    from aape_bench.runner import Job, Options
     from aape_bench.task import Task
 
 app = typer.Typer(
@@ -38,7 +40,9 @@ app.command(name="plot", epilog="Example:\n\n  aape-bench plot --published")(cli
 app.command(name="show", epilog=cli_results.SHOW_EXAMPLES)(cli_results.show)
 app.command(name="compare", epilog=cli_results.COMPARE_EXAMPLES)(cli_results.compare)
 app.command(name="stability", epilog=cli_stability.EXAMPLES)(cli_stability.stability)
+app.command(name="validate", epilog=cli_validate.EXAMPLES)(cli_validate.validate)
 app.command(name="ablate", epilog=cli_ablate.EXAMPLES)(cli_ablate.ablate)
+app.command(name="export", epilog=cli_export.EXAMPLES)(cli_export.export)
 app.add_typer(cli_data.app, name="data")
 
 
@@ -88,6 +92,7 @@ def _options(
     "  aape-bench run --model aape --weights random --set window=gaussian --task all --seed 0,1,2\n\n"
     "  aape-bench run --model 'aape,aape{preset=small;weights=random},vit' --task esc50 --dry-run\n\n"
     "  aape-bench run --model hear:hearbaseline.vggish --weights vggish.pt --task esc50\n\n"
+    "  aape-bench run --model 'hf:facebook/wav2vec2-base{layer=9}' --task esc50\n\n"
     "  aape-bench run --model logmel --task hear:tasks/dcase2016_task2-hear2021-full --protocol hear,knn"
 )
 def run(
@@ -97,7 +102,7 @@ def run(
             "--model",
             "-m",
             autocompletion=_complete_models,
-            help="NAME, NAME{key=value;...}, hear:MODULE, glob or 'all'; repeat, or commas.",
+            help=MODEL_HELP,
         ),
     ],
     task: Annotated[
@@ -125,11 +130,14 @@ def run(
     ] = None,
     as_published: Annotated[
         bool,
-        typer.Option("--as-published", help="Protocol hear: with the habits of HEAR's own kit, faults included."),
+        typer.Option("--as-published", help="Protocols hear, finetune: as published figures were made, faults too."),
     ] = False,
     weights: Annotated[
         str, typer.Option("--weights", help="A checkpoint FILE, 'random' (drawn from --seed) or 'default'.")
     ] = "default",
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Hub models: run Python code that comes with the weights.")
+    ] = False,
     seed: Annotated[str, typer.Option("--seed", help="A whole number, or several at commas: one result each.")] = "0",
     data_dir: DataDir = None,
     cache_dir: CacheDir = None,
@@ -140,21 +148,42 @@ def run(
     skip_broken: Annotated[
         bool, typer.Option("--skip-broken", help="Leave out clips that cannot be decoded; they are recorded.")
     ] = False,
+    updates: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--updates", help="Protocol finetune: updates a fold.", show_default=False),
+    ] = None,
+    budget: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option("--budget", help="Protocol finetune: minutes a fold, as updates by timing.", show_default=False),
+    ] = None,
     executor: ExecutorText = "local",
     device: Device = "auto",
+    devices: Annotated[
+        int, typer.Option("--devices", min=1, help="Protocol finetune: processes a training, a GPU each.")
+    ] = 1,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Clips given to the encoder at once.")] = 32,
     references: Annotated[
         bool,
         typer.Option("--references/--no-references", help="Run the reference encoders that a task asks for, too."),
     ] = True,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and do nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be done (and time a few updates of finetune).")
+    ] = False,
 ) -> None:
     """Evaluate models on tasks; what is there already is not computed again."""
     from aape_bench import environment, runner, selection
     from aape_bench.executor import parse_executor
+    from aape_bench.fitting.together import follow, together
     from aape_bench.settings import split_assignments
 
     workers = parse_executor(executor)
+    team = together(devices, environment.resolve_device(device))
+    if team is not None and workers.processes > 1:
+        raise UsageError("--devices and --executor local:N both use the processors. Leave one of them out.")
+    if team is not None and rank() > 0:
+        from aape_bench.apart import train_piece
+
+        raise typer.Exit(0 if dry_run else follow(train_piece, team))
     options = runner.Options(
         # absolute: a foreign module may change the working directory
         data_dir=(data_dir or environment.default_folder("data")).absolute(),
@@ -166,31 +195,53 @@ def run(
         batch_size=batch_size,
         references=references,
     )
-    models = selection.select_models(model, split_assignments(";".join(set_ or [])), weights, _seeds(seed))
+    given = split_assignments(";".join(set_ or []))
+    models = selection.select_models(model, given, weights, _seeds(seed), trust_remote_code)
     tasks = selection.select_tasks(task)
     settings = split_assignments(";".join(protocol_set or []))
     if as_published:
         settings["as_published"] = "true"
-    chosen = runner.choose_protocols(selection.split_names(protocol), settings)
+    training = {name: str(value) for name, value in (("updates", updates), ("budget", budget)) if value is not None}
+    chosen = runner.choose_protocols(selection.split_names(protocol), settings, training)
     jobs, failures = runner.plan(models, tasks, chosen, options)
     console.print_notices(jobs)
     if dry_run:
         console.print_plan(jobs)
+        _print_forecasts(jobs, options)
         raise_all(failures)
         return
+    if team is not None:
+        team.begin()
     asked = {(job.model.label, job.data.task.name, job.protocol.label) for job in jobs}
     try:
-        finished = runner.run(jobs, options, console.RichProgress(), workers)
+        finished = runner.run(jobs, options, console.RichProgress(), team or workers)
     except BenchError:
         # what was finished before the failure counts; a second failure may not hide the first
         with contextlib.suppress(BenchError):
             show_board(results_folder(options.results_dir), asked, quiet=True)
         raise
+    if team is not None:
+        team.end()
     if (options.results_dir / "records").is_dir():
         show_board(options.results_dir, asked)
     there = len(finished.paths) - finished.computed
     typer.echo(f"{_count(finished.computed, 'result')} computed, {there} already there.")
     raise_all([*failures, *finished.failures])
+
+
+def _print_forecasts(jobs: Sequence[Job], options: Options) -> None:
+    """What each training would be and take; those on files that are not read yet cannot be timed."""
+    from aape_bench.finetune.forecast import facts, forecast
+    from aape_bench.runner import work_of
+
+    progress = console.RichProgress()
+    for job in jobs:
+        if job.protocol.trains_encoder and job.action == "train":
+            found = forecast(work_of(job, options, progress)[0], progress)
+            time = f"about {console.duration(found.fold_seconds)} a fold"
+            if found.folds > 1:
+                time += f", {console.duration(found.folds * found.fold_seconds)} one after the other"
+            console.print_facts(f"{job.name}, {job.protocol.label}", **facts(found), time=time)
 
 
 @app.command(name="models", epilog="Examples:\n\n  aape-bench models\n\n  aape-bench models aape")
@@ -212,9 +263,14 @@ def list_models(
         console.print_table(("setting (--set)", "default", "values"), describe(plugin.config))
         return
     plugins, broken = registry.every_model()
-    console.print_table(("model", "what it is", "rate"), [(p.name, p.title, f"{p.sample_rate} Hz") for p in plugins])
+    absent = [p for p in plugins if p.package is not None and not p.package.usable]
+    rows = [(p.name, p.title + (" (not installed)" if p in absent else ""), f"{p.sample_rate} Hz") for p in plugins]
+    console.print_table(("model", "what it is", "rate"), rows)
     console.print_broken(broken)
-    typer.echo("Settings of one: aape-bench models NAME. Any HEAR module runs too: --model hear:package.module")
+    typer.echo(
+        "Settings of one: aape-bench models NAME. Any HEAR module runs too: --model hear:package.module; and a "
+        "function that makes an encoder: --model my_file.py:function"
+    )
 
 
 @app.command(name="tasks", epilog="Examples:\n\n  aape-bench tasks\n\n  aape-bench tasks esc50")

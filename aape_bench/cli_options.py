@@ -7,6 +7,9 @@ from typing import Annotated, Optional
 
 import typer
 
+#: What --model takes.
+MODEL_HELP = "NAME, NAME{key=value;...}, hear:MODULE, hf:REPO, FILE.py:FUNCTION, glob or 'all'; repeat, or commas."
+
 DataDir = Annotated[
     Optional[Path],  # noqa: UP045  (Typer on Python 3.11 reads Optional)
     typer.Option("--data-dir", help="Folder that holds the data sets' folders.", show_default=False),

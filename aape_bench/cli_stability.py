@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from aape_bench import console
-from aape_bench.cli_options import CacheDir, DataDir, Device
+from aape_bench.cli_options import MODEL_HELP, CacheDir, DataDir, Device
 from aape_bench.errors import BenchError, StorageError, UsageError, raise_all
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ SHIFTS_SHOWN = 5  # of all that were measured; the CSV and the picture have ever
 def stability(
     model: Annotated[
         list[str],
-        typer.Option("--model", "-m", help="NAME, NAME{key=value;...}, hear:MODULE, glob or 'all'; repeat, or commas."),
+        typer.Option("--model", "-m", help=MODEL_HELP),
     ],
     task: Annotated[
         list[str], typer.Option("--task", "-t", help="NAME, hear:DIR[@RATE], glob or 'all'; repeat, or commas.")

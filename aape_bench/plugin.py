@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from aape_bench.encoder import Encoder
+    from aape_bench.packages import PackageWeights
+    from aape_bench.published_weights import PublishedWeights
     from aape_bench.training import Training
 
 
@@ -37,9 +39,11 @@ class EncoderPlugin:
     sources:      dotted names of the modules whose code decides its embeddings, besides those of `build` and
                   `config`; they are hashed into its identity, so that changed code is never served old embeddings.
     sample_rate:  Hz, the rate of the audio it is given.
-    has_weights:  False where there is nothing to draw, load or train.
+    has_weights:  False where there is nothing to draw, load or train (but what `package` always brings).
     default_weights: returns the path of a checkpoint that comes with it, used when none is named; None: there is none,
                   and seeded random weights are used.
+    package:      the installed package that its default weights are read from; None: none.
+    published:    weights that its authors published and the user has to get; without a file it is refused. None: none.
     training:     returns how it is trained and ablated (a function of a module, for other processes); None: it is not.
     """
 
@@ -51,6 +55,8 @@ class EncoderPlugin:
     sample_rate: int = 16000
     has_weights: bool = True
     default_weights: Callable[[], str | None] = no_weights
+    package: PackageWeights | None = None
+    published: PublishedWeights | None = None
     training: Callable[[], Training] | None = None
     licence: str = ""
     citation: str = ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -20,9 +20,14 @@ from aape_bench.task import Task
 if TYPE_CHECKING:
     import typer
 
+    from aape_bench.exporting.graphs import Graph
+    from aape_bench.hub import HubFamily
+
 MODELS = "aape_bench.models"
 TASKS = "aape_bench.tasks"
 COMMANDS = "aape_bench.commands"
+GRAPHS = "aape_bench.graphs"
+HUB = "aape_bench.hub"
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,27 @@ def every_model() -> tuple[list[EncoderPlugin], list[Broken]]:
 def every_task() -> tuple[list[Task], list[Broken]]:
     """All tasks that load, and those that do not with the reason."""
     return _load_all(task_names(), task)
+
+
+def hub_names() -> list[str]:
+    """Architectures of hub models that can be run, sorted; nothing is imported."""
+    return sorted(_entries(HUB))
+
+
+def hub_family(name: str) -> HubFamily:
+    """How hub models of that architecture are run. Raises UsageError where it cannot be loaded."""
+    from aape_bench.hub import HubFamily
+
+    return _load(HUB, name, HubFamily, "architecture")  # type: ignore[no-any-return]
+
+
+def graph(name: str) -> Callable[[Any], Graph]:
+    """What makes a graph for ONNX of that model's encoders. Raises UsageError where the model has none."""
+    from types import FunctionType
+
+    if name not in (known := _entries(GRAPHS)):
+        raise UsageError(f'The model "{name}" has no ONNX form. These have: {", ".join(sorted(known))}.')
+    return _load(GRAPHS, name, FunctionType, "graph")  # type: ignore[no-any-return]
 
 
 def command_names() -> list[str]:

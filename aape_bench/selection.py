@@ -1,12 +1,14 @@
 """What a command line names -> what is to be run: models with their settings and weights, tasks, protocols.
 
-A model is `NAME`, `NAME{key=value;...}` or `hear:MODULE`; a task is a name or `hear:DIR[@RATE]`, a folder in HEAR's
-layout; names of both may be a glob or `all`, repeat, and split at commas outside braces.
+A model is `NAME`, `NAME{key=value;...}`, `hear:MODULE`, `hf:REPO[@REVISION]`, `hf:FOLDER` or `FILE.py:FUNCTION`; a task
+is a name or `hear:DIR[@RATE]`, a folder in HEAR's layout; names of both may be a glob or `all`, repeat, and split at
+commas outside braces.
 """
 
 from __future__ import annotations
 
 import fnmatch
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -30,7 +32,7 @@ class ModelChoice(ABC):
     """One encoder as it will be run.
 
     label: its name on the leaderboard. weights: where they are from, "none", "random", "module", "file:<hash>" or, of
-    those that come with the encoder, "shipped:<hash>".
+    those that come with the encoder, "shipped:<hash>" or "package:<name>-<version>:<hash>".
     seed: of random weights and of the protocol. path, sha256: of the checkpoint, None where there is none.
     """
 
@@ -160,51 +162,6 @@ class PluginChoice(ModelChoice):
         save_checkpoint(path, encoder, self.plugin.name, self.settings, card)
 
 
-@dataclass(frozen=True)
-class HearChoice(ModelChoice):
-    """A HEAR module, loaded: its rate and identity cannot be known before."""
-
-    module: str
-    encoder: Encoder
-    seeded: bool
-
-    @property
-    def draws_from_seed(self) -> bool:
-        return self.seeded
-
-    @property
-    def sample_rate(self) -> int:
-        return self.encoder.sample_rate
-
-    @property
-    def words(self) -> tuple[str, dict[str, Any], str, int]:
-        return f"hear:{self.module}", {}, "default" if self.path is None else str(self.path), self.seed
-
-    @cached_property
-    def lineage(self) -> str:  # type: ignore[override]
-        from aape_bench.hear_in import hear_identity, load_hear_encoder
-
-        # random weights of any seed are one lineage: that of seed 0
-        first = load_hear_encoder(self.module, self.path, 0) if self.seeded else self.encoder
-        return digest({"module": hear_identity(self.module, first), "weights": self.sha256})
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        return {}
-
-    def build(self) -> Encoder:
-        return self.encoder
-
-    def build_anew(self) -> Encoder:
-        from copy import deepcopy
-
-        from aape_bench.hear_in import load_hear_encoder
-
-        encoder = load_hear_encoder(self.module, self.path, self.seed)
-        # a module may hand out one object to all who load it
-        return deepcopy(encoder) if encoder.model is self.encoder.model else encoder
-
-
 def split_names(texts: Iterable[str]) -> list[str]:
     """`["a,b{x=1,2}", "c"]` -> `["a", "b{x=1,2}", "c"]`: split at commas outside braces."""
     names = []
@@ -223,9 +180,28 @@ def split_names(texts: Iterable[str]) -> list[str]:
 
 
 def select_models(
-    texts: Sequence[str], settings: Mapping[str, str], weights: str, seeds: Sequence[int]
+    texts: Sequence[str], settings: Mapping[str, str], weights: str, seeds: Sequence[int], trust: bool = False
 ) -> list[ModelChoice]:
-    """Every model named, for every seed, without repetitions. `settings` go to each of them."""
+    """Every model named, for every seed, without repetitions. `settings` go to each of them.
+
+    trust: hub models may run Python code that comes with them.
+    """
+    choices: dict[tuple[str, int], ModelChoice] = {}
+    for name, own, file in read_models(texts, settings, weights, trust):
+        for seed in seeds:
+            choice = select_model(name, own, file, seed)
+            if (other := choices.setdefault((choice.label, seed), choice)).words[0] != choice.words[0]:
+                raise UsageError(
+                    f"Two models are called {choice.label}: {other.words[0]} and {choice.words[0]}. Rename one, or run "
+                    "them one after the other with results of their own."
+                )
+    return list(choices.values())
+
+
+def read_models(
+    texts: Sequence[str], settings: Mapping[str, str], weights: str, trust: bool = False
+) -> list[tuple[str, dict[str, str], str]]:
+    """Every model named with its settings and weights, as `select_model` takes them; nothing is loaded."""
     specs: list[tuple[str, dict[str, str]]] = []
     for text in split_names(texts):
         name, brace, rest = text.partition("{")
@@ -234,25 +210,38 @@ def select_models(
         own = split_assignments(rest[:-1]) if brace else {}
         if clash := sorted(set(own) & set(settings)):
             raise UsageError(f'"{clash[0]}" is set twice for the model "{name}": in its braces and by --set.')
-        specs += [(one, {**settings, **own}) for one in _matching(name, registry.model_names(), "model")]
+        if name.startswith("hf:"):
+            from aape_bench.hub import absolute_place
+
+            permission = {"trust_remote_code": "true"} if trust else {}
+            specs.append((absolute_place(name), {**permission, **settings, **own}))
+            continue
+        known = registry.model_names()
+        names = [str(Path(name).expanduser().absolute())] if is_model_file(name) else _models_matching(name, known)
+        specs += [(one, {**settings, **own}) for one in names]
     if not specs:
         raise UsageError("No model is named. Name one with --model; aape-bench models lists them.")
     if weights not in ("default", "random") and len({name for name, _ in specs}) > 1:
         raise UsageError("--weights FILE fits one model, but several are named. Give each its own: NAME{weights=FILE}.")
-    choices: dict[tuple[str, int], ModelChoice] = {}
     # absolute before the first foreign module is loaded, which may change the working directory
     files = [_absolute(own.pop("weights", weights)) for _, own in specs]
-    for (name, own), file in zip(specs, files, strict=True):
-        for seed in seeds:
-            choice = select_model(name, own, file, seed)
-            choices.setdefault((choice.label, seed), choice)
-    return list(choices.values())
+    return [(name, own, file) for (name, own), file in zip(specs, files, strict=True)]
 
 
 def select_model(name: str, settings: Mapping[str, Any], weights: str, seed: int) -> ModelChoice:
     """One model. weights: "default", "random" or the path of a file."""
     if name.startswith("hear:"):
-        return _choose_hear(name.removeprefix("hear:"), settings, weights, seed)
+        from aape_bench.foreign_model import choose_hear
+
+        return choose_hear(name.removeprefix("hear:"), settings, weights, seed)
+    if name.startswith("hf:"):
+        from aape_bench.hub import choose_hub
+
+        return choose_hub(name.removeprefix("hf:"), settings, weights, seed)
+    if is_model_file(name):
+        from aape_bench.file_model import choose_file
+
+        return choose_file(name, settings, weights, seed)
     return choose_plugin(registry.model(name), settings, weights, seed)
 
 
@@ -261,11 +250,23 @@ def choose_plugin(plugin: EncoderPlugin, settings: Mapping[str, Any], weights: s
     owner = f'The model "{plugin.name}"'
     if not plugin.has_weights and weights not in ("default", "random"):
         raise UsageError(f"{owner} has no weights, so --weights FILE does not fit it.")
+    if plugin.package is not None and (weights == "default" or not plugin.has_weights):
+        from aape_bench.packaged_model import choose_packaged
+
+        return choose_packaged(plugin, settings, seed)
+    if plugin.published is not None and weights != "random":
+        from aape_bench.published_model import absent, choose_published
+        from aape_bench.published_weights import is_published_file
+
+        if weights == "default":
+            raise absent(plugin)
+        if is_published_file(Path(weights)):
+            return choose_published(plugin, settings, Path(weights), seed)
     shipped = plugin.default_weights() if plugin.has_weights else None
     file = {"default": shipped, "random": None}.get(weights, weights)
     if file is None:
         config = make_config(plugin.config, settings, owner)
-        label = label_of(plugin.name, config) + ("@random" if shipped else "")
+        label = label_of(plugin.name, config) + ("@random" if shipped or plugin.package is not None else "")
         return PluginChoice(label, "random" if plugin.has_weights else "none", seed, None, None, plugin, config)
     path = Path(file)
     trained, config = _config_of_checkpoint(plugin, path, settings, shipped=weights == "default")
@@ -280,6 +281,12 @@ def choose_plugin(plugin: EncoderPlugin, settings: Mapping[str, Any], weights: s
 
 def weights_of(plugin: EncoderPlugin) -> str:
     """Which weights an encoder has where none are named, in a sentence; "" where it has none."""
+    if (package := plugin.package) is not None:
+        there = f"version {package.version}" if package.usable else f"not here: pip install {package.install}"
+        others = "; or --weights FILE or random" if plugin.has_weights else ""
+        return f"those in the package {package.distribution} ({there}){others}"
+    if plugin.published is not None:
+        return f"--weights FILE, from {plugin.published.get}; or random"
     if not plugin.has_weights:
         return ""
     if (shipped := plugin.default_weights()) is None:
@@ -318,8 +325,25 @@ def _hear_task(text: str) -> Task:
     return replace(read_hear_task(root, int(rate) if rate else None), root=root)
 
 
+def is_model_file(name: str) -> bool:
+    """Whether a model's name is that of a Python file, with or without a function in it."""
+    return not name.startswith(("hear:", "hf:")) and re.search(r"\.py(:|$)", name) is not None
+
+
 def _absolute(weights: str) -> str:
     return weights if weights in ("default", "random") else str(Path(weights).absolute())
+
+
+def _models_matching(text: str, known: Sequence[str]) -> list[str]:
+    """As `_matching`; a glob and `all` stand for those whose packages are installed and that need no file."""
+    found = _matching(text, known, "model")
+    if found == [text]:
+        return found
+    plugins = registry.every_model()[0]
+    sources = {plugin.name: plugin.package for plugin in plugins}
+    needing_a_file = {plugin.name for plugin in plugins if plugin.published is not None}
+    there = [name for name in found if (source := sources.get(name)) is None or source.usable]
+    return [name for name in there if name not in needing_a_file]
 
 
 def _matching(text: str, known: Sequence[str], kind: str) -> list[str]:
@@ -331,29 +355,6 @@ def _matching(text: str, known: Sequence[str], kind: str) -> list[str]:
             raise UsageError(f'No {kind} matches "{text}". There are: {", ".join(known)}.')
         return found
     return [text]
-
-
-def _choose_hear(module: str, settings: Mapping[str, Any], weights: str, seed: int) -> HearChoice:
-    if settings:
-        raise UsageError(f'The HEAR module "{module}" has no settings, but "{next(iter(settings))}" is set.')
-    if weights == "random":
-        raise UsageError(f'The HEAR module "{module}" loads its own weights; --weights random does not fit it.')
-    from aape_bench.hear_in import draws_weights, load_hear_encoder
-
-    path, sha256 = None, None
-    if weights != "default":
-        path = Path(weights)
-        if not path.is_file():
-            raise CheckpointError(f"There is no checkpoint {path}. Correct --weights.")
-        sha256 = file_digest(path)
-    label = f"hear:{module}" + (f"@{sha256[:8]}" if sha256 else "")
-    encoder = load_hear_encoder(module, path, seed)
-    seeded = draws_weights(module, encoder, path, seed)
-    source = f"file:{sha256[:8]}" if sha256 else "module"
-    # our own encoders say of themselves that they are random, always of one seed
-    if seeded or getattr(encoder.model, "random_weights", False):
-        source = "random"
-    return HearChoice(label, source, seed, path, sha256, module, encoder, seeded)
 
 
 def _config_of_checkpoint(

@@ -33,12 +33,12 @@ import parity_hear
 import aape_bench
 
 KIT = """
-import functools, sys, warnings
+import contextlib, functools, warnings
 import torch
 from aape_bench.validation.peer import lent_tensorflow
 warnings.filterwarnings("ignore")
 torch.load = functools.partial(torch.load, weights_only=False)
-with lent_tensorflow():
+with lent_tensorflow() if "{stage}" == "embeddings" else contextlib.nullcontext():
     from heareval.{stage}.runner import runner
 runner()
 """

@@ -134,4 +134,5 @@ def _open_file(subject: Subject) -> None:
     subject.label = source.name
     path, _ = foreign_weights(source.owner, subject.settings, subject.weights)
     subject.module = source.module if source.is_hear else None
-    subject.load = lambda: source.make(path, subject.seed)
+    # `run` puts an Encoder into evaluation mode itself
+    subject.load = lambda: (source.make if source.is_hear else source.load)(path, subject.seed)
