@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 FORMAT = 1
 _KEY = "aape_bench"
 _LARGEST_HEADER = 100_000_000  # safetensors' own limit
+#: How files begin that `torch.save` wrote.
+_PICKLES = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,15 @@ def save_checkpoint(
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
     with atomic_write(path) as handle:
         handle.write(save(tensors, metadata={_KEY: about}))
+
+
+def is_pickle(path: Path) -> bool:
+    """Whether a file begins as those that `torch.save` writes."""
+    try:
+        with path.open("rb") as handle:
+            return handle.read(2) in _PICKLES
+    except OSError:
+        return False
 
 
 def read_header(path: Path) -> CheckpointHeader:
@@ -135,7 +146,7 @@ def _first_difference(own: Mapping[str, tuple[int, ...]], theirs: Mapping[str, t
 
 
 def _not_safetensors(path: Path, start: bytes) -> str:
-    pickled = start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+    pickled = start[:2] in _PICKLES
     what = "a pickle (a .pt or .pth file), which could run code when opened" if pickled else "no safetensors file"
     return (
         f"The checkpoint {path} is {what}. Nothing was loaded from it: convert the weights to safetensors with the "

@@ -11,12 +11,13 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aape_bench.checkpoint import CheckpointHeader, is_common_float, read_header
+from aape_bench.checkpoint import CheckpointHeader, is_common_float, is_pickle, read_header
 from aape_bench.errors import CheckpointError
 from aape_bench.identity import file_digest
 from aape_bench.models.aape.config import AapeConfig, VitConfig
 from aape_bench.models.aape.layouts import half_turned, translated
 from aape_bench.overlap import TrainingAudio
+from aape_bench.published_weights import read_published
 
 if TYPE_CHECKING:
     from aape_bench.models.aape.encoder import AapeEncoder
@@ -35,8 +36,13 @@ _ADDED = ("stem.unit.", "stem.fusion.")
 
 def lacks_stem(path: Path) -> bool:
     """Whether a checkpoint is of an encoder without SBLU or control in its stem. Raises CheckpointError."""
-    about = read_header(path)
+    about = _header(path)
     return about.model not in _MODELS or _stem(about) in _BARE
+
+
+def _header(path: Path) -> CheckpointHeader:
+    """What a checkpoint says of itself: nothing where another program wrote it, as every pickle."""
+    return CheckpointHeader("", {}, {}) if is_pickle(path) else read_header(path)
 
 
 def _stem(about: CheckpointHeader) -> object:
@@ -45,23 +51,17 @@ def _stem(about: CheckpointHeader) -> object:
 
 def checkpoint_digest(path: Path) -> str:
     """SHA-256 of a checkpoint. Raises CheckpointError where there is none."""
-    read_header(path)
+    _header(path)
     return file_digest(path)
 
 
 def load(encoder: AapeEncoder, path: Path) -> TrainingAudio:
     """Load what a file has of an encoder's weights; what it was trained on.
 
-    Raises CheckpointError where the file is no safetensors file, of other shapes, or of another function.
+    Raises CheckpointError where the file cannot be read without running code, is of other shapes, or of another
+    function.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    about = read_header(path)
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"The checkpoint {path} is damaged ({error}). Copy the file again.") from None
+    about, tensors = _header(path), read_published(path)
     turned = False
     if about.model in _MODELS:
         _check_settings(encoder.config, about, path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -161,8 +162,34 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
             odd = weights[f"blocks.0.{short}"].to(kind)
             refused(f"is of type {kind}. Convert it to torch.float32", {**weights, f"blocks.0.{short}": odd})
     file.write_bytes(b"PK\x03\x04")
-    with pytest.raises(CheckpointError, match="is a pickle"):
+    with pytest.raises(CheckpointError, match="cannot be read without running code"):
         warm_start.load(AapeEncoder(encoder_config(), 0), file)
+
+
+class Harmful:
+    """What unpickling would run."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (exec, ("raise SystemExit('code of a checkpoint was run')",))
+
+
+def test_the_file_that_eat_publishes_is_read_without_running_anything(tmp_path: Path) -> None:
+    """As fairseq writes it: weights under "model", settings beside them."""
+    weights, clips = eat_weights(), log_mels(2)
+    outcomes = []
+    for file in (tmp_path / "eat.pt", tmp_path / "eat.safetensors"):
+        if file.suffix == ".pt":
+            torch.save({"model": weights, "args": argparse.Namespace(lr=1.0), "cfg": {"steps": 10}}, file)
+        else:
+            save_file(weights, file)
+        assert warm_start.lacks_stem(file)
+        encoder = AapeEncoder(encoder_config(norm="post", stem="sblu", fusion_init="zero"), 7)
+        assert not warm_start.load(encoder, file).complete
+        outcomes.append(encoder.encode(clips)[1])
+    assert torch.equal(*outcomes)
+    torch.save({"model": weights, "cfg": Harmful()}, tmp_path / "harmful.pt")
+    with pytest.raises(CheckpointError, match="nothing was loaded"):
+        warm_start.load(encoder, tmp_path / "harmful.pt")
 
 
 def test_a_plain_checkpoint_of_ours_begins_the_same_and_then_learns(tmp_path: Path) -> None:
