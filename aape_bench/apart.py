@@ -56,13 +56,14 @@ def train_apart(
 
 def train_piece(piece: Piece, progress: Progress) -> None:
     """Train one fold into the job's folder."""
+    from aape_bench.finetune.forecast import settle
     from aape_bench.finetune.job import train_fold
 
     model = selection.select_model(*piece.model)
     options = replace(piece.options, references=False)
     (job,), _ = runner.plan([model], selection.select_tasks([piece.task]), [piece.protocol], options)
     work, _ = runner.work_of(job, options, progress)
-    train_fold(work, piece.fold, progress)
+    train_fold(settle(work, progress), piece.fold, progress)
 
 
 def _folds(job: runner.Job, options: runner.Options, progress: Progress, threads: int | None) -> list[str]:

@@ -324,9 +324,12 @@ def _embed_and_fit(job: Job, prints: Fingerprints, options: Options, progress: P
 
 def _train(job: Job, options: Options, progress: Progress) -> _Made:
     from aape_bench.evaluate import judge_by_training
-    from aape_bench.finetune.job import clear
+    from aape_bench.finetune.forecast import settle
+    from aape_bench.finetune.job import clear, missing_folds
 
     work, broken = work_of(job, options, progress)
+    if missing_folds(work):
+        work = settle(work, progress)
     environment.reset_peak_memory()
     outcome, trained = judge_by_training(work, job.protocol.name, progress)
     facts = environment.stage_facts(threads=trained.encoder["threads"])

@@ -94,11 +94,10 @@ def check(task: Task) -> None:
 
 
 def train(work: Work, progress: Progress) -> Trained:
-    """Every round in turn; those that are there are not done again. Raises Interrupted, ModelError, StorageError."""
-    from aape_bench.finetune.forecast import settle
+    """Every round in turn; those that are there are not done again. work: settled (see `forecast`).
 
-    if missing_folds(work):
-        work = settle(work, progress)
+    Raises Interrupted, ModelError, StorageError.
+    """
     problem = problem_of(work)
     finished = []
     for rotation in problem.rotations:
@@ -110,9 +109,6 @@ def train(work: Work, progress: Progress) -> Trained:
 
 def train_fold(work: Work, fold: str, progress: Progress) -> None:
     """One round, in its folder, unless it is there. Raises as `train`."""
-    from aape_bench.finetune.forecast import settle
-
-    work = settle(work, progress)
     problem = problem_of(work)
     (rotation,) = [one for one in problem.rotations if one.name == fold]
     folder = work.folder / safe_name(fold)

@@ -50,14 +50,22 @@ class Together(Executor):
         self,
         work: Callable[[Given, Progress], Made],
         pieces: Sequence[Given],
-        names: Sequence[str],  # noqa: ARG002
+        names: Sequence[str],
         progress: Progress | None = None,
     ) -> list[Done[Made]]:
         """As `Executor.map`, but the first failure is raised."""
         done = []
-        for piece in pieces:
-            _say(piece, _join(self.device, self.processes))
-            done.append(Done(work(piece, progress or Silent())))
+        for piece, name in zip(pieces, names, strict=True):
+            try:
+                _say(piece, _join(self.device, self.processes))
+                done.append(Done(work(piece, progress or Silent())))
+            except RuntimeError as error:
+                if not _is_lost(error):
+                    raise
+                raise BenchError(
+                    f"{name}: one of the {self.processes} processes has ended and says why, or was killed. Run the "
+                    "same command again: it goes on from the last state on disk."
+                ) from None
         return done
 
     def end(self) -> None:
@@ -90,12 +98,17 @@ def follow(work: Callable[[Given, Progress], object], team: Together) -> int:
         print(f"aape-bench: process {rank()}: {error}", file=sys.stderr)
         return 2
     except RuntimeError as error:
-        if "onnection" not in str(error):
+        if not _is_lost(error):
             raise
         return 2  # the first process has said why it ended
     finally:
         leave()
     return 0
+
+
+def _is_lost(error: RuntimeError) -> bool:
+    """Whether another process of the group is gone."""
+    return "onnection" in str(error)
 
 
 def _end_with_parent() -> None:
