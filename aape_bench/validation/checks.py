@@ -9,32 +9,21 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from aape_bench.hear_in import missing_functions
+from aape_bench.validation.answers import Outcome, all_finite, as_tensor, same, shapes_fit
 from aape_bench.validation.memory import MUCH, growth
 from aape_bench.validation.subject import LOUDNESS, Subject
 
-Verdict = Literal["pass", "warn", "fail", "skip"]
-
-#: Two answers to one question are equal, or nearly so, to these parts of the largest value.
-CLOSE, NEAR = 1e-5, 1e-3
 #: Rates that hearvalidator 2021.0.6 allows, Hz.
 HEAR_RATES = (16000, 22050, 32000, 44100, 48000)
 #: ms: the distance of moments that HEAR advises, and how far they may be from regular.
 HEAR_STEP, UNEVEN = 50.0, 1.0
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a check found. "skip": it could not be judged."""
-
-    verdict: Verdict
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -80,7 +69,7 @@ def attributes(subject: Subject) -> Outcome:
 
 
 def shapes(subject: Subject) -> Outcome:
-    return _shapes(subject, subject.batch, subject.batch_scenes, subject.batch_moments)
+    return shapes_fit(subject, subject.batch, subject.batch_scenes, subject.batch_moments)
 
 
 def dtype(subject: Subject) -> Outcome:
@@ -97,13 +86,13 @@ def dtype(subject: Subject) -> Outcome:
 
 
 def finite(subject: Subject) -> Outcome:
-    return _finite(subject.batch_scenes, subject.batch_moments, "noise")
+    return all_finite(subject.batch_scenes, subject.batch_moments, "noise")
 
 
 def repeatable(subject: Subject) -> Outcome:
     with torch.inference_mode():
         again, (moments, times) = subject.scenes(subject.batch), subject.moments(subject.batch)
-    return _same(
+    return same(
         "two equal calls",
         (subject.batch_scenes, again),
         (subject.batch_moments[0], moments),
@@ -117,20 +106,20 @@ def loading(subject: Subject) -> Outcome:
     if isinstance(other, torch.nn.Module):
         other.to(subject.device)
     with torch.inference_mode():
-        return _same(
+        return same(
             "two models loaded with one seed", (subject.batch_scenes, subject.scenes(subject.batch, model=other))
         )
 
 
 def batch(subject: Subject) -> Outcome:
     """A clip alone as in a batch with others."""
-    moments = _tensor(subject.batch_moments[0])
+    moments = as_tensor(subject.batch_moments[0])
     with torch.inference_mode():
-        alone = torch.cat([_tensor(subject.scenes(clip[None])) for clip in subject.batch])
-        apart = [_tensor(subject.moments(clip[None])[0]) for clip in subject.batch]
+        alone = torch.cat([as_tensor(subject.scenes(clip[None])) for clip in subject.batch])
+        apart = [as_tensor(subject.moments(clip[None])[0]) for clip in subject.batch]
     if any(one.shape != moments[:1].shape for one in apart):
         return Outcome("fail", f"a clip alone has {apart[0].shape[1]} moments, in a batch {moments.shape[1]}")
-    return _same("a clip alone and in a batch", (subject.batch_scenes, alone), (moments, torch.cat(apart)))
+    return same("a clip alone and in a batch", (subject.batch_scenes, alone), (moments, torch.cat(apart)))
 
 
 def order(subject: Subject) -> Outcome:
@@ -138,8 +127,8 @@ def order(subject: Subject) -> Outcome:
     turned = torch.arange(len(subject.batch), device=subject.device).roll(1)
     with torch.inference_mode():
         scenes, (moments, _) = subject.scenes(subject.batch[turned]), subject.moments(subject.batch[turned])
-    wanted = _tensor(subject.batch_scenes)[turned.cpu()], _tensor(subject.batch_moments[0])[turned.cpu()]
-    return _same("clips in another order", (wanted[0], scenes), (wanted[1], moments))
+    wanted = as_tensor(subject.batch_scenes)[turned.cpu()], as_tensor(subject.batch_moments[0])[turned.cpu()]
+    return same("clips in another order", (wanted[0], scenes), (wanted[1], moments))
 
 
 def padding(subject: Subject) -> Outcome:
@@ -154,9 +143,9 @@ def padding(subject: Subject) -> Outcome:
     with torch.inference_mode():
         scenes, (_, times) = (ask(audio, lengths.to(subject.device)) for ask in (subject.scenes, subject.moments))
         alone = torch.cat([subject.scenes(audio[row : row + 1, :length]) for row, length in enumerate(lengths)])
-    outcome = _same("a clip alone and padded beside a longer one", (alone, scenes))
+    outcome = same("a clip alone and padded beside a longer one", (alone, scenes))
     ends = (1000 * lengths / rate)[:, None]
-    if outcome.verdict != "fail" and (_tensor(times) > ends).any():
+    if outcome.verdict != "fail" and (as_tensor(times) > ends).any():
         return Outcome("fail", "moments past a clip's end have times, not NaN")
     return outcome
 
@@ -344,57 +333,17 @@ CHECKS = (
 )
 
 
-def _tensor(values: Any) -> Tensor:
-    return torch.as_tensor(values).detach().cpu().float()
-
-
 def _asked(subject: Subject, audio: Tensor, what: str) -> Outcome:
     with torch.inference_mode():
         scenes, moments = subject.scenes(audio), subject.moments(audio)
-    outcome = _shapes(subject, audio, scenes, moments)
-    return _finite(scenes, moments, what) if outcome.verdict == "pass" else outcome
-
-
-def _shapes(subject: Subject, audio: Tensor, scenes: Any, moments: Any) -> Outcome:
-    if not isinstance(moments, (tuple, list)) or len(moments) != 2:
-        return Outcome("fail", f"timestamps come as a {type(moments).__name__}, not as embeddings and times")
-    clips, size = len(audio), subject.model.timestamp_embedding_size
-    scene, embeddings, times = (tuple(torch.as_tensor(values).shape) for values in (scenes, *moments))
-    if scene != (wanted := (clips, subject.model.scene_embedding_size)):
-        return Outcome("fail", f"scene embeddings have shape {scene}, not {wanted}")
-    if len(embeddings) != 3 or embeddings[0] != clips or embeddings[2] != size:
-        return Outcome("fail", f"timestamp embeddings have shape {embeddings}, not ({clips}, moments, {size})")
-    if times != embeddings[:2]:
-        return Outcome("fail", f"timestamps have shape {times}, their embeddings {embeddings}")
-    if not embeddings[1]:
-        return Outcome("fail", f"a clip of {1000 * audio.shape[1] / subject.model.sample_rate:.0f} ms has no moment")
-    return Outcome("pass", f"scenes {scene}, moments {embeddings}")
-
-
-def _finite(scenes: Any, moments: Any, what: str) -> Outcome:
-    for name, values in (("scene embeddings", scenes), ("timestamp embeddings", moments[0]), ("times", moments[1])):
-        wrong = ~_tensor(values).isfinite()
-        if wrong.any():
-            return Outcome("fail", f"{int(wrong.sum())} of {wrong.numel()} {name} of {what} are NaN or infinite")
-    return Outcome("pass", f"embeddings of {what} are finite")
-
-
-def _same(what: str, *pairs: tuple[Any, Any]) -> Outcome:
-    """Whether what should be equal is, each pair by its largest value."""
-    worst = 0.0
-    for one, other in ((_tensor(one), _tensor(other)) for one, other in pairs):
-        if one.shape != other.shape:
-            return Outcome("fail", f"{what} give shapes {tuple(one.shape)} and {tuple(other.shape)}")
-        scale = float(one.abs().max()) or 1.0
-        worst = max(worst, float((one - other).abs().max()) / scale)
-    verdict: Verdict = "pass" if worst <= CLOSE else "warn" if worst <= NEAR else "fail"
-    return Outcome(verdict, f"{what} differ by {worst:.1e} of the largest value" if worst else f"{what} are equal")
+    outcome = shapes_fit(subject, audio, scenes, moments)
+    return all_finite(scenes, moments, what) if outcome.verdict == "pass" else outcome
 
 
 def _times(subject: Subject, seconds: float) -> Tensor:
     """(1, t) ms, as returned."""
     with torch.inference_mode():
-        return _tensor(subject.moments(subject.noise(1, seconds))[1])
+        return as_tensor(subject.moments(subject.noise(1, seconds))[1])
 
 
 def _acts_in_training(part: torch.nn.Module) -> bool:

@@ -15,7 +15,7 @@ import torch
 
 #: Calls that may fill caches, then rounds of calls after each of which is measured: this many settle it where much is
 #: kept, and more where it is little, for torch itself keeps some bytes of its first hundred calls or so.
-FIRST, CALLS, ROUNDS, MOST_ROUNDS = 4, 4, 5, 40
+FIRST, CALLS, ROUNDS, MOST_ROUNDS = 4, 4, 5, 30
 #: Bytes per call that are much.
 MUCH = 1024
 #: Where memory is kept, and the bytes per call from which that says something: a process grows in pages and arenas.

@@ -22,7 +22,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from aape_bench.validation.checks import Outcome
+    from aape_bench.validation.answers import Outcome
     from aape_bench.validation.subject import Subject
 
 INSTALL = "pip install --no-deps --ignore-requires-python hearvalidator==2021.0.6"
@@ -33,7 +33,7 @@ _STANDING = "IMPORTANT: A common bug"
 
 def hearvalidator_verdicts(subjects: Sequence[Subject]) -> list[Outcome]:
     """What hearvalidator says of models that are named and loaded alike in one other process."""
-    from aape_bench.validation.checks import Outcome
+    from aape_bench.validation.answers import Outcome
 
     if find_spec("hearvalidator") is None:
         return [Outcome("skip", f"not installed: {INSTALL}")] * len(subjects)

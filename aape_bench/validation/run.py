@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aape_bench.errors import BenchError
-from aape_bench.validation.checks import CHECKS, Check, Outcome, Verdict
+from aape_bench.validation.answers import Outcome, Verdict
+from aape_bench.validation.checks import CHECKS, Check
 from aape_bench.validation.peer import hearvalidator_verdicts
 from aape_bench.validation.subject import Subject
 

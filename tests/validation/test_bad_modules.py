@@ -43,6 +43,9 @@ BAD = {
     "arrays": (SCENES, "    return scenes.detach().numpy()\n", ["dtype"], ["gradient"]),
     "another_each_time": ("    model = Model().eval()", "    torch.seed()\n    model = Model().eval()",
                           ["loaded twice"], []),
+    "nan_later": (SCENES, "    model.calls = getattr(model, 'calls', 0) + 1\n"
+                  "    return scenes * (float('nan') if model.calls == 2 else 1)\n", ["two calls equal"], []),
+    "nan_alone": (SCENES, "    return scenes - 0 * scenes.std(0)\n", ["batch", "25 ms", "60 s"], []),
     "order_dependent": (SCENES, "    return scenes + 0.01 * torch.arange(len(scenes))[:, None]\n",
                         ["batch", "order"], []),
     "silence": ("padded[:, None]", "(padded / padded.std(1, keepdim=True))[:, None]",
