@@ -12,9 +12,10 @@ What is there already is not computed again; results go where the command line p
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from aape_bench.predictions import Predictions
 
-    Names = str | Sequence[str]
+    Names = str | Path | Sequence[str | Path]
 
 
 @dataclass(frozen=True)
@@ -131,8 +132,10 @@ def run(
     from aape_bench.progress import Silent
     from aape_bench.records import read_record
 
-    if batch_size < 1:
-        raise UsageError(f"batch_size must be 1 or more, not {batch_size}.")
+    if not isinstance(batch_size, Integral) or batch_size < 1:
+        raise UsageError(f"batch_size must be a whole number from 1, not {batch_size!r}.")
+    if not isinstance(executor, str):
+        raise UsageError(f'executor takes "local" or "local:N", not {executor!r}.')
     workers = parse_executor(executor)
     options = runner.Options(
         data_dir=_folder(data_dir, "data"),
@@ -141,15 +144,17 @@ def run(
         allow_partial=allow_partial,
         skip_broken=skip_broken,
         device=environment.resolve_device(device),
-        batch_size=batch_size,
+        batch_size=int(batch_size),
         references=references,
         notes=progress,
     )
     models = selection.select_models(
-        _names(model), _texts(settings), _weights(weights), _seeds(seed), trust_remote_code
+        _names(model, "model"), _texts(settings, "settings"), _weights(weights), _seeds(seed), trust_remote_code
     )
-    protocols = runner.choose_protocols(selection.split_names(_names(protocol)), _texts(protocol_settings))
-    jobs, failures = runner.plan(models, selection.select_tasks(_names(task)), protocols, options)
+    protocols = runner.choose_protocols(
+        selection.split_names(_names(protocol, "protocol")), _texts(protocol_settings, "protocol_settings")
+    )
+    jobs, failures = runner.plan(models, selection.select_tasks(_names(task, "task")), protocols, options)
     finished = runner.run(jobs, options, console.RichProgress() if progress else Silent(), workers)
     raise_all([*failures, *finished.failures])
     return Results([read_record(path) for path in finished.paths], options.results_dir, finished.computed)
@@ -181,27 +186,47 @@ def _row(record: Record) -> dict[str, Any]:
     }
 
 
-def _names(given: Names) -> list[str]:
-    return [given] if isinstance(given, str) else [str(name) for name in given]
+def _names(given: Any, what: str) -> list[str]:
+    names = [given] if isinstance(given, str | Path) else list(given) if isinstance(given, Iterable) else [None]
+    if not all(isinstance(name, str | Path) for name in names):
+        raise UsageError(f"{what} takes a name or a list of names, not {given!r}.")
+    return [str(name) for name in names]
 
 
-def _texts(settings: Mapping[str, Any] | None) -> dict[str, str]:
-    return {key: str(value) for key, value in (settings or {}).items()}
+def _texts(settings: Any, what: str) -> dict[str, str]:
+    if not isinstance(settings or {}, Mapping) or not all(isinstance(key, str) for key in settings or {}):
+        raise UsageError(f'{what} takes a dictionary of settings by name, such as {{"key": 1}}, not {settings!r}.')
+    return {key: _text(value) for key, value in (settings or {}).items()}
 
 
-def _weights(given: str | Path) -> str:
-    return str(given.expanduser()) if isinstance(given, Path) else given
+def _text(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def _folder(given: str | Path | None, kind: str) -> Path:
+def _weights(given: Any) -> str:
+    if not isinstance(given, str | Path):
+        raise UsageError(f'weights takes a file, "random" or "default", not {given!r}.')
+    return str(_home(Path(given)))
+
+
+def _folder(given: Any, kind: str) -> Path:
     from aape_bench.environment import default_folder
 
+    if given is not None and (not isinstance(given, str | Path) or not str(given)):
+        raise UsageError(f"{kind}_dir takes a folder, not {given!r}.")
     # absolute: a foreign module may change the working directory
-    return (default_folder(kind) if given is None else Path(given).expanduser()).absolute()
+    return (default_folder(kind) if given is None else _home(Path(given))).absolute()
 
 
-def _seeds(given: int | Sequence[int]) -> list[int]:
-    seeds = [given] if isinstance(given, int) else list(given)
-    if not seeds or any(isinstance(seed, bool) or not isinstance(seed, int) or seed < 0 for seed in seeds):
+def _home(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise UsageError(f"{path} names a home folder that is not known. Write the path out.") from None
+
+
+def _seeds(given: Any) -> list[int]:
+    seeds = [given] if isinstance(given, Integral) else list(given) if isinstance(given, Iterable) else []
+    if not seeds or any(isinstance(seed, bool) or not isinstance(seed, Integral) or seed < 0 for seed in seeds):
         raise UsageError(f"seed takes a whole number from 0, or a list of them, not {given!r}.")
-    return list(dict.fromkeys(seeds))
+    return list(dict.fromkeys(int(seed) for seed in seeds))

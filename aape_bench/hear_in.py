@@ -79,14 +79,23 @@ def load_seeded(owner: str, doing: str, load: Callable[[], Any], seed: int) -> A
         return load()
 
 
+#: Hz: what an encoder's sample rate may be.
+LOWEST_RATE, HIGHEST_RATE = 1000, 400_000
+
+
 def sizes_of(owner: str, model: Any) -> dict[str, int]:
     """HEAR's three attributes of a model. Raises ModelError where one is no positive whole number."""
     sizes = {}
     for size in _SIZES:
         value = getattr(model, size, None)
-        if not isinstance(value, int) or value <= 0:
+        if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
             raise ModelError(f"The model of the {owner} has no whole number {size}, as HEAR asks.")
         sizes[size] = value
+    if not LOWEST_RATE <= sizes["sample_rate"] <= HIGHEST_RATE:
+        raise ModelError(
+            f"The model of the {owner} has a sample_rate of {sizes['sample_rate']} Hz, which should lie between "
+            f"{LOWEST_RATE} and {HIGHEST_RATE}."
+        )
     return sizes
 
 

@@ -178,7 +178,7 @@ def _load(group: str, name: str, expected: type, kind: str) -> Any:
         plugin = entry.load()
     except BenchError:
         raise
-    except Exception as error:  # a third party's module may fail in any way; the others must go on
+    except (Exception, SystemExit) as error:  # a third party's module may fail in any way; the others must go on
         hint = _checkout_hint()
         raise UsageError(
             f'The {kind} "{name}" could not be loaded from {entry.value}: {type(error).__name__}: {error}.'

@@ -107,7 +107,7 @@ def test_what_cannot_be_is_a_bench_error(small_esc50: Path) -> None:
         aape_bench.run("logmel", "esc5")
     with pytest.raises(UsageError, match="seed takes a whole number"):
         aape_bench.run("logmel", "esc50", seed=-1)
-    with pytest.raises(UsageError, match="batch_size must be 1 or more"):
+    with pytest.raises(UsageError, match="batch_size must be a whole number from 1"):
         aape_bench.run("logmel", "esc50", batch_size=0)
     with pytest.raises(UsageError, match='no setting "colour"'):
         aape_bench.run("logmel", "esc50", settings={"colour": 3})
@@ -131,3 +131,37 @@ def test_progress_goes_to_standard_error(small_esc50: Path, capsys: pytest.Captu
     told = capsys.readouterr()
     assert told.out == ""
     assert "knn" in told.err
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"model": None},
+        {"model": 5},
+        {"model": b"logmel"},
+        {"task": [None]},
+        {"protocol": 1.0},
+        {"settings": [("a", 1)]},
+        {"settings": {5: 1}},
+        {"weights": None},
+        {"seed": 1.0},
+        {"seed": None},
+        {"batch_size": "32"},
+        {"executor": 4},
+        {"data_dir": ""},
+        {"data_dir": "~nobody-of-that-name/data"},
+    ],
+    ids=str,
+)
+def test_arguments_of_other_types_are_refused_in_a_sentence(given: dict[str, object], tmp_path: Path) -> None:
+    usual: dict[str, object] = {"model": "logmel", "task": "esc50", "results_dir": tmp_path / "r"}
+    with pytest.raises(UsageError, match=r"not "):
+        aape_bench.run(**{**usual, **given})  # type: ignore[arg-type]
+    assert not (tmp_path / "r").exists()
+
+
+def test_numbers_of_numpy_and_paths_are_taken(small_esc50: Path, tmp_path: Path) -> None:
+    folders = {"data_dir": small_esc50, "cache_dir": tmp_path / "cache", "results_dir": tmp_path / "out"}
+    given = {"protocol_settings": {"k": [1, 5]}, "batch_size": np.int64(8), "allow_partial": True}
+    results = aape_bench.run(["logmel"], "esc50", "knn", seed=np.arange(2), **given, **folders)  # type: ignore[arg-type]
+    assert [record.seed for record in results.records] == [0, 1]

@@ -201,3 +201,33 @@ def test_what_cannot_be_used_is_one_paragraph(
     assert re.search(said, err), err
     with pytest.raises(error):
         select_models([f"{file.parent}/{name}"], {}, "default", [0])
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("raise RuntimeError('my bug')", "RuntimeError: my bug"),
+        ("raise SystemExit(0)", "SystemExit: 0"),
+        ("raise OSError(2, 'x', 'y')", "FileNotFoundError"),
+        ("return [1.0]", "returns a list"),
+        ("return audio.numpy()", "returns a ndarray"),
+    ],
+)
+def test_an_encoder_that_fails_does_not_stop_the_others(
+    cli: Cli, small_esc50: Path, tmp_path: Path, file: Path, body: str, said: str
+) -> None:
+    whole = "return self.layer(torch.stack([level(audio), audio.std(1)], 1))"
+    assert whole in file.read_text()
+    file.write_text(file.read_text().replace(whole, body))
+    results = ("--results-dir", tmp_path / "r")
+    status, _, err = run(cli, small_esc50, *results, model=f"{file}:make,logmel")
+    assert status == 2
+    assert said in err
+    assert "loud.py" in err
+    assert [row["model"] for row in rows(tmp_path / "r")] == ["logmel"]
+
+
+def test_a_sample_rate_beyond_all_bounds_is_refused(file: Path) -> None:
+    file.write_text(file.read_text().replace("16000, 2, 2", "10**9, 2, 2"))
+    with pytest.raises(ModelError, match="should lie between"):
+        select_models([f"{file}:make"], {}, "default", [0])

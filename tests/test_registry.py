@@ -38,8 +38,9 @@ def third_party(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: loudness\nVersion: 1.0\n")
     (about / "entry_points.txt").write_text(
         "[aape_bench.models]\nloudness = loudness_plugin:plugin\nodd = loudness_plugin:not_a_plugin\n"
-        "gone = no_such_module:plugin\n"
+        "gone = no_such_module:plugin\nleaving = leaving_plugin:plugin\n"
     )
+    (tmp_path / "site" / "leaving_plugin.py").write_text("raise SystemExit(0)\n")
     monkeypatch.syspath_prepend(tmp_path / "site")
     registry._entries.cache_clear()
     yield
@@ -51,7 +52,8 @@ def test_a_plugin_appears_and_the_broken_are_reported() -> None:
     plugins, broken = registry.every_model()
     assert {"aape", "logmel", "vit", "loudness"} <= {plugin.name for plugin in plugins}
     reasons = {entry.name: entry.reason for entry in broken}
-    assert set(reasons) == {"odd", "gone"}
+    assert set(reasons) == {"odd", "gone", "leaving"}
+    assert "SystemExit" in reasons["leaving"]
     assert "is a int, not a EncoderPlugin" in reasons["odd"]
     assert "no_such_module" in reasons["gone"]
 
@@ -67,7 +69,7 @@ def test_a_plugin_runs_like_a_built_in_one(cli, small_esc50: Path) -> None:  # t
     assert "no_such_module" in err
     _, out, err = cli("models")
     assert "how loud it is" in out
-    assert err.count("Skipped:") == 2
+    assert err.count("Skipped:") == 3
 
 
 def test_names_without_a_plugin_get_a_suggestion() -> None:
