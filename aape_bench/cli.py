@@ -177,7 +177,7 @@ def run(
     from aape_bench.settings import split_assignments
 
     workers = parse_executor(executor)
-    team = together(devices, environment.resolve_device(device))
+    team = together(devices, device)
     if team is not None and workers.processes > 1:
         raise UsageError("--devices and --executor local:N both use the processors. Leave one of them out.")
     if team is not None and rank() > 0:

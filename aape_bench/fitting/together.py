@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from aape_bench.environment import resolve_device
 from aape_bench.errors import BenchError
 from aape_bench.executor import Done, Executor
 from aape_bench.fitting.fabric import launch, leave, rank, under_torchrun
@@ -78,10 +79,14 @@ class Together(Executor):
 def together(devices: int, device: str) -> Together | None:
     """What trains with so many processes on this machine, or with all of torchrun's; None: one process needs nothing.
 
-    device: "cpu" or "cuda".
+    device: as --device takes it.
     """
     processes = int(os.environ["WORLD_SIZE"]) if under_torchrun() else devices
-    return Together(processes, device) if processes > 1 else None
+    if processes == 1:
+        return None
+    # torch reads it when it is loaded: DDP warns of parameters that it was told may have no gradient, and have one
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    return Together(processes, resolve_device(device))
 
 
 def follow(work: Callable[[Given, Progress], object], team: Together) -> int:
