@@ -207,8 +207,7 @@ def run(
     console.print_notices(jobs)
     if dry_run:
         console.print_plan(jobs)
-        _print_forecasts(jobs, options)
-        raise_all(failures)
+        raise_all([*failures, *_print_forecasts(jobs, options)])
         return
     if team is not None:
         team.begin()
@@ -229,19 +228,24 @@ def run(
     raise_all([*failures, *finished.failures])
 
 
-def _print_forecasts(jobs: Sequence[Job], options: Options) -> None:
-    """What each training would be and take; those on files that are not read yet cannot be timed."""
+def _print_forecasts(jobs: Sequence[Job], options: Options) -> list[BenchError]:
+    """What each training would be and take; those on files that are not read yet cannot be timed. Failures."""
     from aape_bench.finetune.forecast import facts, forecast
     from aape_bench.runner import work_of
 
-    progress = console.RichProgress()
+    progress, failures = console.RichProgress(), []
     for job in jobs:
         if job.protocol.trains_encoder and job.action == "train":
-            found = forecast(work_of(job, options, progress)[0], progress)
+            try:
+                found = forecast(work_of(job, options, progress)[0], progress)
+            except BenchError as error:
+                failures.append(error)
+                continue
             time = f"about {console.duration(found.fold_seconds)} a fold"
             if found.folds > 1:
                 time += f", {console.duration(found.folds * found.fold_seconds)} one after the other"
             console.print_facts(f"{job.name}, {job.protocol.label}", **facts(found), time=time)
+    return failures
 
 
 @app.command(name="models", epilog="Examples:\n\n  aape-bench models\n\n  aape-bench models aape")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -50,5 +51,6 @@ def export(
         raise UsageError(
             f"{chosen[0].label} has no trained weights here. Name some with --weights FILE, or say --weights random."
         )
+    out = Path(os.path.expanduser(out))  # noqa: PTH111 - no shell expands --out=~/NAME; an unknown user's ~ stays
     for sentence in write(chosen[0], out, form, timestamps):  # type: ignore[arg-type]
         typer.echo(sentence)

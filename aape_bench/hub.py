@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from aape_bench import registry
-from aape_bench.errors import ModelError, UsageError
+from aape_bench.errors import BenchError, ModelError, UsageError
 from aape_bench.identity import digest, file_digest, source_digest
 from aape_bench.selection import ModelChoice
 from aape_bench.settings import EXECUTION, deciding, label_of, make_config
@@ -32,6 +32,13 @@ REMOTE = "remote-code"
 _ABOUT = ("config.json", "preprocessor_config.json", "processor_config.json")
 _SAFETENSORS = ("model.safetensors", "model.safetensors.index.json", "model-*.safetensors")
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*.bin")
+#: Ends of the names of settings that decide how much is built, and the largest value taken: the largest models have
+#: about a hundred layers that are some ten thousand wide.
+_LARGEST = {
+    ("layers", "depths"): 1000,
+    ("hidden_size", "intermediate_size", "d_model", "ffn_dim", "conv_dim"): 65536,
+    ("feature_size", "num_mel_bins", "max_source_positions", "max_length", "n_fft", "fft_window_size"): 65536,
+}
 _INSTALL = 'pip install "aape-bench[hf]"'
 
 
@@ -133,7 +140,20 @@ class HubChoice(ModelChoice):
         return f"hf:{self.source.place}", asdict(self.config), weights, self.seed
 
     def build(self) -> Encoder:
-        return self.family.build(self.source, self.config, self.seed if self.draws_from_seed else None).eval()
+        """The encoder. Raises ModelError, which names the model, whatever is wrong with its files."""
+        try:
+            return self.family.build(self.source, self.config, self.seed if self.draws_from_seed else None).eval()
+        except BenchError:
+            raise
+        except Exception as error:
+            from torch import OutOfMemoryError
+
+            if isinstance(error, OutOfMemoryError):
+                raise
+            raise ModelError(
+                f"The hub model {self.source.name} cannot be built as its config.json and preprocessor_config.json "
+                f"({self.source.folder}) say: {type(error).__name__}: {error}. Download them again."
+            ) from error
 
 
 def choose_hub(place: str, settings: Mapping[str, Any], weights: str, seed: int) -> HubChoice:
@@ -149,6 +169,7 @@ def choose_hub(place: str, settings: Mapping[str, Any], weights: str, seed: int)
     source = _folder(Path(place).expanduser(), config.trust_remote_code) if _is_path(place) else _repository(place)
     family = _family(source, config)
     _ = source.sample_rate  # refused now where it is unknown
+    _refuse_absurd(source)
     label = label_of(f"hf:{source.name}", config)
     if weights == "random":
         return HubChoice(f"{label}@random", "random", seed, None, None, source, family, config)
@@ -214,7 +235,7 @@ def _folder(folder: Path, with_code: bool) -> HubSource:
     used = [folder / name for name in _ABOUT if (folder / name).is_file()] + list(files or ())
     if with_code and "auto_map" in config:
         _refuse_elsewhere(config, str(folder))
-        used += sorted(folder.glob("*.py"))
+        used += sorted(file for file in folder.glob("*.py") if file.is_file())
     prints = {file.name: _file_digest(file, file.stat().st_size, file.stat().st_mtime_ns) for file in used}
     return HubSource(folder.name, str(folder), folder, f"sha256:{digest(prints)}", config, front_end, pickled)
 
@@ -257,6 +278,8 @@ def _download(repository: str, revision: str | None, patterns: tuple[str, ...]) 
 
 
 def _json(folder: Path, name: str, owner: str) -> dict[str, Any]:
+    if (folder / name).exists() and not (folder / name).is_file():  # to read a pipe would be to wait for ever
+        raise ModelError(f"{folder / name} is no regular file. Download the hub model {owner} again.")
     try:
         value = json.loads((folder / name).read_bytes())
     except FileNotFoundError:
@@ -304,3 +327,22 @@ def _refuse_elsewhere(config: Mapping[str, Any], owner: str) -> None:
             f"The hub model {owner} runs code of another repository ({other[0]}), which no revision pins. Put that "
             "code into a copy of the model's folder, and name the folder."
         )
+
+
+def _refuse_absurd(source: HubSource) -> None:
+    """ModelError where a model would be built until the memory ends."""
+    for file, settings in zip(_ABOUT, (source.config, source.front_end), strict=False):
+        left: list[tuple[str, Any]] = list(settings.items())
+        while left:  # no recursion: how deep they are nested is not ours to say
+            name, value = left.pop()
+            if isinstance(value, dict):
+                left += value.items()
+            elif isinstance(value, list):
+                left += [(name, one) for one in value]
+            elif isinstance(value, (int, float)):
+                largest = next((most for ends, most in _LARGEST.items() if name.endswith(ends)), None)
+                if largest is not None and value > largest:
+                    raise ModelError(
+                        f"The hub model {source.name} cannot be built: {file} ({source.folder}) says {name}={value}, "
+                        f"and more than {largest} is taken for a mistake. Download the model again."
+                    )

@@ -160,9 +160,12 @@ def plan(
     order: dict[tuple[str, int], int] = {}
     for data in loaded:
         prints = None if data.unread() else data.fingerprints()
-        for model in [*models, *(references(data.task, models) if options.references else ())]:
+        others = references(data.task, models) if options.references else []
+        for model in [*models, *others]:
             order.setdefault((model.label, model.seed), len(order))
             for chosen in (one.of_task(data.task) for one in protocols):
+                if model in others and chosen.trains_encoder:
+                    continue  # they say what random weights reach as they are
                 jobs.append(Job(model, data, chosen, _action(model, data, chosen, prints, options)))
     # one model after the other: a plugin's weights are in memory for its own jobs only
     return sorted(jobs, key=lambda job: order[job.model.label, job.model.seed]), failures
@@ -235,6 +238,10 @@ def _finish(job: Job, options: Options, progress: Progress) -> tuple[Path, bool]
 
     model, data, chosen, name = job.model, job.data, job.protocol, job.name
     if (path := existing(job, options, progress)) is not None:
+        if chosen.trains_encoder and chosen.settings.keep_weights:
+            progress.say(
+                f"{name}: the result is there, so nothing is trained: weights that were not kept then are not."
+            )
         return path, False
     prints = data.fingerprints()
     made = _train(job, options, progress) if chosen.trains_encoder else _embed_and_fit(job, prints, options, progress)

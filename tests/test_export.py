@@ -186,7 +186,7 @@ def test_onnx_files_say_what_they_are(exported: tuple[Encoder, Path]) -> None:
     assert about["label"] == config["label"]
     assert about["sample_rate"] == "16000"
     assert config["shortest_samples"] == 400
-    assert config["largest_difference"]["scene"] < 1e-4
+    assert config["largest_difference"]["scene"]["noise"]["relative"] < 1e-4
 
 
 def test_a_file_that_differs_is_not_kept(
@@ -200,10 +200,34 @@ def test_a_file_that_differs_is_not_kept(
     def differs(*_: object) -> float:
         raise ModelError("differs")
 
+    with monkeypatch.context() as patch:  # a tone is among the clips that decide
+        patch.setitem(onnx_files.TOLERANCES, "tones", 0.0)
+        with pytest.raises(ModelError, match="of the largest value on a sine and a chirp, more than 0"):
+            export(select_model("logmel", {}, "default", 0), tmp_path / "out", "onnx")
     monkeypatch.setattr(onnx_files, "check_onnx", differs)
     with pytest.raises(ModelError, match="differs"):
         export(select_model("logmel", {}, "default", 0), tmp_path / "out", "onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_said_of_a_file_holds_of_a_tone(tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    choice = select_model("logmel", {}, "default", 0)
+    sentences = export(choice, tmp_path / "out", "onnx", timestamps=True)
+    encoder, seconds = choice.build(), torch.arange(160_000).double() / 16000
+    chirp = 0.5 * torch.sin(2 * torch.pi * (50 * seconds + 6950 / 20 * seconds.square())).float()[None]
+    session = onnx_files.open_session(tmp_path / "out" / "timestamps.onnx")
+    moments = session.run(None, {"audio": chirp.numpy()})[0]
+    with torch.inference_mode():
+        difference = float(np.abs(moments - encoder.timestamp_embeddings(chirp)[0].numpy()).max())
+    said = json.loads((tmp_path / "out" / "config.json").read_text())["largest_difference"]["timestamps"]["tones"]
+    assert said["seconds"] == [0.025, 10.0]
+    assert 1e-4 < difference < 1.5 * said["absolute"]  # a clip of a batch of its own rounds otherwise
+    assert (
+        f"{said['absolute']:.1e} ({said['relative']:.1e} of the largest value) on a sine and a chirp, " in sentences[1]
+    )
+    assert sentences[1].endswith("in clips of 0.025 to 10 s.")
 
 
 def test_a_stem_that_sees_its_neighbours_is_refused(tmp_path: Path) -> None:
@@ -213,9 +237,12 @@ def test_a_stem_that_sees_its_neighbours_is_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_hear_package_is_installed_and_run(tmp_path: Path) -> None:
+def test_a_hear_package_is_installed_and_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     choice = select_model("vit", {**SMALL, "pooling": "cls"}, "random", 3)
-    export(choice, tmp_path / "my_vit", "hear")
+    monkeypatch.chdir(tmp_path)
+    sentences = export(choice, Path("my_vit"), "hear")
+    # pip would look a bare name up on PyPI
+    assert sentences[0].endswith(f"pip install {tmp_path / 'my_vit'}")
     assert (tmp_path / "my_vit" / "my_vit" / "__init__.py").is_file()
     line = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
     done = subprocess.run(
@@ -244,6 +271,21 @@ def test_a_hear_package_is_installed_and_run(tmp_path: Path) -> None:
 def test_a_taken_name_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match='there is a Python module "json" already'):
         export(select_model("vit", SMALL, "random", 0), tmp_path / "json", "hear")
+
+
+@pytest.mark.parametrize("name", ["class", "lambda", "__init__", "__all__"])
+def test_a_name_that_cannot_be_imported_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match=f'"{name}" is no name of a Python package'):
+        export(select_model("vit", SMALL, "random", 0), tmp_path / name, "hear")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_home_folder_is_meant_by_its_sign(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    status, _, err = cli("export", "--model", "aape", "--out=~/exported")
+    assert status == 0, err
+    assert [path.name for path in tmp_path.iterdir()] == ["exported"]
 
 
 def test_an_exported_checkpoint_is_evaluated(cli: Cli, small_esc50: Path, tmp_path: Path) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import keyword
 import os
 import platform
 import secrets
+import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -51,7 +54,7 @@ def export(choice: ModelChoice, out: Path, form: Format, timestamps: bool = Fals
             _save(choice, weights)
             write_hear_package(folder, module_name(out), weights, about(choice))
             return [
-                f"A HEAR module, to be installed with: pip install {out}",
+                f"A HEAR module, to be installed with: pip install {shlex.quote(str(out.absolute()))}",
                 f"Then: aape-bench run --model hear:{module_name(out)} ...",
             ]
         _save(choice, folder / WEIGHTS)
@@ -64,9 +67,11 @@ def module_name(out: Path) -> str:
     from importlib.util import find_spec
 
     name = out.name.replace("-", "_")
-    if not name.isidentifier() or not name.isascii() or name != name.lower():
+    imports = name.isidentifier() and not keyword.iskeyword(name) and not (name[:2] == name[-2:] == "__")
+    if not imports or not name.isascii() or name != name.lower():
         raise UsageError(
-            f'--out names the package, and "{out.name}" is no name of a Python package: letters a - z, digits and _.'
+            f'--out names the package, and "{out.name}" is no name of a Python package: letters a - z, digits and _, '
+            "no keyword of Python and no __NAME__."
         )
     try:
         taken = find_spec(name) is not None and not (Path.cwd() / name).exists()
@@ -133,7 +138,7 @@ def _save(choice: PluginChoice, path: Path) -> None:
 
 
 def _write_onnx(choice: PluginChoice, graph_of: Callable[..., Any], folder: Path, timestamps: bool) -> list[str]:
-    from aape_bench.exporting.onnx_files import write_onnx
+    from aape_bench.exporting.onnx_files import in_words, write_onnx
 
     encoder = choice.build()
     facts = about(choice)
@@ -142,8 +147,9 @@ def _write_onnx(choice: PluginChoice, graph_of: Callable[..., Any], folder: Path
     graph = graph_of(encoder)
     said, differences = [], {}
     for part in ("scene", "timestamps") if timestamps else ("scene",):
-        differences[part] = write_onnx(encoder, graph, part, folder / f"{part}.onnx", metadata)
-        said.append(f"{part}.onnx differs from the encoder by {differences[part]:.1e} at most, over several lengths.")
+        found = write_onnx(encoder, graph, part, folder / f"{part}.onnx", metadata)
+        differences[part] = {kind: asdict(difference) for kind, difference in found.items()}
+        said.append(f"{part}.onnx differs from the encoder by at most {in_words(found)}.")
     more = {"shortest_samples": graph.shortest, "largest_difference": differences}
     write_json(folder / "config.json", {**facts, **sizes, **more})
     return said

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -26,7 +27,7 @@ TIMED = 20
 PATIENCE = 60.0
 #: What a budget came to, in the folder of the unfinished result.
 SETTLED = "budget.json"
-#: Long enough that a schedule of so many updates can be timed.
+#: The most updates of a budget; also those of a schedule that is timed.
 _MANY = 1_000_000
 
 
@@ -53,7 +54,10 @@ class Timing:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a fine-tuning would be. recipe: planned for the first fold, whose clips are counted; folds: how many."""
+    """What a fine-tuning would be. recipe: planned for the first fold, whose clips are counted; folds: how many.
+
+    on_test: whether the test clips choose the best update.
+    """
 
     recipe: Recipe
     timing: Timing
@@ -61,6 +65,7 @@ class Forecast:
     validation: int
     test: int
     folds: int
+    on_test: bool = False
 
     @property
     def fold_seconds(self) -> float:
@@ -74,6 +79,8 @@ class Forecast:
 
 def forecast(work: Work, progress: Progress) -> Forecast:
     """Time updates of the first fold on this process; nothing is written. Raises as training does."""
+    from aape_bench.finetune.learner import chosen_on_test
+
     material = _material(work)
     timing = _time(material, progress)
     recipe, rotation = material.recipe, material.rotation
@@ -86,6 +93,7 @@ def forecast(work: Work, progress: Progress) -> Forecast:
         validation=len(rotation.validation),
         test=len(rotation.test),
         folds=len(work.rotations),
+        on_test=chosen_on_test(rotation),
     )
 
 
@@ -99,6 +107,7 @@ def settle(work: Work, progress: Progress, threads: int | None = None) -> Work:
         return work
     path = work.folder / SETTLED
     if (updates := _settled(path)) is None:
+        shutil.rmtree(work.folder, ignore_errors=True)  # folds of another length would not belong to these
         material = _material(work)
         with nullcontext() if threads is None else _threads(threads):
             timing = _time(material, progress)
@@ -110,10 +119,12 @@ def settle(work: Work, progress: Progress, threads: int | None = None) -> Work:
 
 
 def _settled(path: Path) -> int | None:
+    """None where there is nothing, or nothing of use."""
     try:
-        return int(json.loads(path.read_text())["updates"])
+        updates = json.loads(path.read_text())["updates"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    return updates if type(updates) is int and 1 <= updates <= _MANY else None
 
 
 def _material(work: Work) -> Material:
@@ -131,7 +142,7 @@ def _updates_within(minutes: float, timing: Timing, material: Material) -> int:
     every = material.recipe.planned(len(rotation.train)).validate_every
     assert every is not None
     left = 60 * minutes - (len(rotation.validation) + len(rotation.test)) * timing.scoring
-    return max(1, math.floor(left / (timing.seconds + len(rotation.validation) * timing.scoring / every)))
+    return min(_MANY, max(1, math.floor(left / (timing.seconds + len(rotation.validation) * timing.scoring / every))))
 
 
 def _time(material: Material, progress: Progress) -> Timing:
@@ -223,7 +234,7 @@ def facts(found: Forecast) -> dict[str, str]:
         f"label smoothing {recipe.smoothing:g}": recipe.smoothing,
         "balanced classes": recipe.balanced,
     }
-    chosen_on = "the test clips, as published" if recipe.as_published else f"{found.validation} clips"
+    chosen_on = "the test clips, as published" if found.on_test else f"{found.validation} clips"
     folds = f"{found.folds} fold{'' if found.folds == 1 else 's'} of {updates} updates of {recipe.batch} clips"
     return {
         "training": f"{folds}, recipe {recipe.preset}; {found.train} training and {found.test} test clips in the first",

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from aape_bench.clip_table import Rotation, class_sets
-from aape_bench.errors import DataError, UsageError
+from aape_bench.errors import DataError, StorageError, UsageError
 from aape_bench.finetune.recipe import Recipe
 from aape_bench.fitting.fabric import rank, require_lightning
 from aape_bench.holdout import hold_out
@@ -99,12 +98,21 @@ def train(work: Work, progress: Progress) -> Trained:
     Raises Interrupted, ModelError, StorageError.
     """
     problem = problem_of(work)
+    _check_alone(work)
     finished = []
     for rotation in problem.rotations:
         folder = work.folder / safe_name(rotation.name)
         finished.append(_read(folder / FIT) or _train(work, problem, rotation, folder, progress))
     fits, encoder, seconds = zip(*finished, strict=True)
     return Trained(problem, list(fits), encoder[0], sum(seconds))
+
+
+def _check_alone(work: Work) -> None:
+    """Raise StorageError where other processes would be needed, which do not listen any more."""
+    from aape_bench.finetune.learner import world
+
+    if world() > 1 and (missing := missing_folds(work)):
+        raise StorageError(f"{work.name}: fold {missing[0]} is gone from {work.folder}. Run the same command again.")
 
 
 def train_fold(work: Work, fold: str, progress: Progress) -> None:
@@ -117,9 +125,9 @@ def train_fold(work: Work, fold: str, progress: Progress) -> None:
 
 
 def missing_folds(work: Work) -> list[str]:
-    """The rounds that are not trained yet."""
+    """The rounds that are not trained yet; what is there and damaged is deleted."""
     names = [rotation.name for rotation in work.rotations]
-    return [name for name in names if not (work.folder / safe_name(name) / FIT).is_file()]
+    return [name for name in names if _read(work.folder / safe_name(name) / FIT) is None]
 
 
 def clear(work: Work) -> None:
@@ -138,10 +146,10 @@ def rounds(task: Task, table: pd.DataFrame, rotations: Sequence[Rotation], recip
     """The rotations that are trained and validated on; their test clips are those of `rotations`.
 
     Tasks in parts keep theirs. Of tasks in folds, everything but the test fold is trained on, less a part of it held
-    out for validation, groups whole: no official fold is given up for that. As published: all of it is trained on, and
-    the test fold validates.
+    out for validation, groups whole: no official fold is given up for that. As published, where there is no official
+    validation part: all of it is trained on, and the test clips validate.
     """
-    if task.split_scheme == "parts":
+    if task.split_scheme == "parts" and (not recipe.as_published or "valid" in set(table["split"])):
         return list(rotations)
     made, classes = [], class_sets(task, table)
     for one in rotations:
@@ -239,6 +247,6 @@ def _read(path: Path) -> tuple[Fit, dict[str, Any], float] | None:
             about = json.loads(str(archive["about"]))
             fit = Fit(archive["test"], archive["validation"], about["choice"], list(about["remarks"]))
             return fit, dict(about["encoder"]), float(about["seconds"])
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
-        path.unlink()  # of a machine that crashed: the fold is trained again
+    except Exception:  # of a machine that crashed, and zip files fail in many ways: the fold is trained again
+        path.unlink()
         return None

@@ -71,7 +71,12 @@ class Tuned(nn.Module):
                 embeddings = self.encoder.scene_embeddings_of(heard, sizes)
             else:
                 embeddings = self.encoder.scene_embeddings(heard, sizes)
-        logits: Tensor = self.head(embeddings)
+        if embeddings.shape != (len(heard), self.encoder.scene_embedding_size):
+            raise ModelError(
+                f"The encoder gave scene embeddings of shape {tuple(embeddings.shape)}, not "
+                f"{(len(heard), self.encoder.scene_embedding_size)}."
+            )
+        logits: Tensor = self.head(embeddings.float())  # a foreign encoder may compute in another type
         return logits
 
 
@@ -267,6 +272,11 @@ class Learner:
         for rank, part in enumerate(parts):
             whole[rank :: self.world] = part
         return whole
+
+
+def chosen_on_test(rotation: Rotation) -> bool:
+    """Whether the test clips are those that choose the best update."""
+    return bool(np.array_equal(rotation.validation, rotation.test))
 
 
 def world() -> int:

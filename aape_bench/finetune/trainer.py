@@ -17,7 +17,7 @@ from torch import Tensor
 
 from aape_bench.encoder import SpectrogramEncoder
 from aape_bench.errors import CheckpointError, StorageError
-from aape_bench.finetune.learner import Learner, Material
+from aape_bench.finetune.learner import Learner, Material, chosen_on_test
 from aape_bench.fitting.fabric import agree
 from aape_bench.fitting.signals import Signals
 from aape_bench.fitting.states import read_state, write_state
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from aape_bench.progress import Progress
 
 STATE = "state.pt"
-FORMAT = 1
+FORMAT = 2
 #: Seconds between two states on disk.
 SECONDS_BETWEEN_STATES = 300.0
 
@@ -142,7 +142,7 @@ class _FineTuning:
         remarks = []
         if not isinstance(self.material.encoder, SpectrogramEncoder):
             remarks.append("the encoder shows no spectrogram: no SpecAugment, and mixup, if any, of waveforms.")
-        if self.recipe.as_published:
+        if self.recipe.as_published and chosen_on_test(self.material.rotation):
             remarks.append("the best update was chosen on the test clips, as published.")
         return remarks
 
@@ -154,6 +154,7 @@ class _FineTuning:
             {
                 "format": FORMAT,
                 "update": self.done,
+                "of": self.updates,
                 **self.learner.state(),
                 "best": best,
                 "curve": self.curve,
@@ -171,6 +172,8 @@ class _FineTuning:
             state: Mapping[str, Any] = read_state(path)
             if state["format"] != FORMAT:
                 raise ValueError("another version wrote it")
+            if state["of"] != self.updates:
+                raise ValueError(f"it is of a training of {state['of']} updates, not {self.updates}")
             self.learner.load(state)
             self.done, self.curve = int(state["update"]), list(state["curve"])
             self.loss, self.bad, self.seconds = float(state["loss"]), int(state["bad"]), float(state["seconds"])

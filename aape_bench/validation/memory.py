@@ -19,7 +19,7 @@ FIRST, CALLS, ROUNDS, MOST_ROUNDS = 4, 4, 5, 30
 #: Bytes per call that are much.
 MUCH = 1024
 #: Where memory is kept, and the bytes per call from which that says something: a process grows in pages and arenas.
-PLACES = (("in Python objects and arrays", 16), ("in tensors", 1), ("in the process", 256 * 1024))
+PLACES = (("in Python objects and arrays", 64), ("in tensors", 1), ("in the process", 256 * 1024))
 
 
 def growth(call: Callable[[int], None], device: str) -> tuple[float, str]:

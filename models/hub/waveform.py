@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aape_bench.errors import DataError
+from aape_bench.errors import DataError, ModelError
 from aape_bench.hub import HubConfig, HubSource
 from aape_bench.models.hub.encoder import HubEncoder, full_lengths
 from aape_bench.models.hub.loading import load_extractor, load_model
@@ -37,6 +37,12 @@ class WaveformEncoder(HubEncoder):
         after = ("encoder.layer_norm.",) if getattr(about, "do_stable_layer_norm", False) else ()
         super().__init__(source, config, tower, tower.encoder.layers, after, about.hidden_size)
         self.normalised = bool(load_extractor(source, "Wav2Vec2FeatureExtractor").do_normalize)
+        if min(*about.conv_kernel, *about.conv_stride) < 1:
+            raise ModelError(
+                f"The hub model {source.name} cannot be built: config.json ({source.folder}) says conv_kernel="
+                f"{list(about.conv_kernel)} and conv_stride={list(about.conv_stride)}, which must be at least 1. "
+                "Download the model again."
+            )
         self.frame_length, self.hop_length = 1, 1
         for kernel, stride in zip(about.conv_kernel, about.conv_stride, strict=True):
             self.frame_length += (kernel - 1) * self.hop_length

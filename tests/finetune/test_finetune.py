@@ -208,6 +208,10 @@ def test_any_module_with_a_gradient_is_trained_and_others_are_refused(
     status, _, err = tune(cli, small_esc50, tmp_path / "open", "updates=3", model="hear:open_hear")
     assert status == 0, err
     assert "no SpecAugment" in record(tmp_path / "open")["protocol"]["remarks"][0]
+    double = FOREIGN.format(guard="if True:").replace(".mean(dim=1)", ".mean(dim=1).double()")
+    (tmp_path / "double_hear.py").write_text(double)
+    status, _, err = tune(cli, small_esc50, tmp_path / "double", "updates=3", model="hear:double_hear")
+    assert status == 0, err
     for model, says in (("hear:closed_hear", "no gradient reaches"), ("logmel", "no parameters to train")):
         status, _, err = tune(cli, small_esc50, tmp_path / "closed", "updates=3", model=model)
         assert status == 2
@@ -339,3 +343,50 @@ def test_a_foreign_encoder_s_dropout_is_seeded(
         assert status == 0, err
     assert predictions(tmp_path / "one") == predictions(tmp_path / "two")
     torch.random.set_rng_state(state)
+
+
+@pytest.mark.parametrize("place", [0, 700, -40])
+def test_a_damaged_fold_is_trained_again(
+    cli: Cli, small_esc50: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int
+) -> None:
+    """Also where the damage shows only when the file is unpacked."""
+
+    def stop(*_: object) -> None:
+        raise Interrupted(15)
+
+    assert tune(cli, small_esc50, tmp_path / "whole", "updates=3")[0] == 0
+    with monkeypatch.context() as broken:
+        broken.setattr("aape_bench.runner._key", lambda *_: "0" * 64)
+        broken.setattr("aape_bench.evaluate.predictions_of_scenes", stop)
+        assert tune(cli, small_esc50, tmp_path / "r", "updates=3")[0] == 143
+    folds = sorted((tmp_path / "r").rglob("fit.npz"))
+    assert len(folds) == 5
+    content = bytearray(folds[1].read_bytes())
+    content[place] ^= 0xFF
+    folds[1].write_bytes(bytes(content))
+    monkeypatch.setattr("aape_bench.runner._key", lambda *_: "0" * 64)
+    status, _, err = tune(cli, small_esc50, tmp_path / "r", "updates=3")
+    assert status == 0, err
+    assert predictions(tmp_path / "r") == predictions(tmp_path / "whole")
+
+
+def test_as_published_says_so_only_where_it_is_so() -> None:
+    from aape_bench.finetune.learner import chosen_on_test
+
+    parts = table().rename(columns={"fold": "split"})
+    published = Recipe(preset="other", as_published=True).resolved()
+    for sides, on_test in ((["train", "valid", "test"], False), (["train", "train", "test"], True)):
+        clips = parts.assign(split=np.resize(sides, len(parts)), fold=None)
+        task = replace(FOLDS, split_scheme="parts", part_clips=None)
+        (made,) = rounds(task, clips, rotations(task, clips), published)
+        assert chosen_on_test(made) == on_test
+        assert len(made.train) == (8 if on_test else 4)
+
+
+def test_references_are_not_trained(cli: Cli, tmp_path: Path) -> None:
+    given = ("--model", VIT, "--task", "chirp", "--protocol", "finetune,linear", "--updates", 2, "--dry-run")
+    status, out, err = cli("run", *given, "--results-dir", tmp_path / "r", "--cache-dir", tmp_path / "c")
+    assert status == 0, err
+    assert next(line.split()[0] for line in out.splitlines() if "finetune" in line).startswith("vit")
+    assert not any("finetune" in line for line in out.splitlines() if line.startswith("patch_"))
+    assert any("linear" in line for line in out.splitlines() if line.startswith("patch_"))

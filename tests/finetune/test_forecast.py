@@ -87,6 +87,12 @@ def test_a_budget_on_disk_counts(cli: Cli, small_esc50: Path, tmp_path: Path, mo
     assert [one["updates"] for one in choices(tmp_path / "r")] == [4] * 5
 
 
+@pytest.mark.parametrize("content", ["", "{}", '{"updates": 0}', '{"updates": Infinity}', '{"updates": true}'])
+def test_a_spoiled_budget_begins_anew(tmp_path: Path, content: str) -> None:
+    (tmp_path / forecasts.SETTLED).write_text(content)
+    assert forecasts._settled(tmp_path / forecasts.SETTLED) is None
+
+
 def test_a_forecast_is_updates_validations_and_the_test() -> None:
     recipe = Recipe(preset="other", updates=10, batch=48, validate_every=4).resolved()
     found = Forecast(recipe, TIMING, train=100, validation=8, test=30, folds=5)

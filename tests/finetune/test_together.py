@@ -38,10 +38,10 @@ def test_two_processes_train_as_one_does(cli: Cli, small_esc50: Path, tmp_path: 
     assert run(cli, small_esc50, *GIVEN, "--results-dir", tmp_path / "one", model=VIT)[0] == 0
     folders = ("--data-dir", small_esc50, "--cache-dir", tmp_path / "cache", "--results-dir", tmp_path / "two")
     command = [sys.executable, "-P", "-m", "aape_bench", "run", "--model", VIT, "--task", "esc50", *GIVEN, *folders]
-    alone = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    done = subprocess.run(
-        [*map(str, command), "--devices", "2"], env=alone, capture_output=True, text=True, timeout=300
-    )
+    # the second process is started without -P, so in a folder that hides nothing
+    alone = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONSAFEPATH": "1"}
+    words = [*map(str, command), "--devices", "2"]
+    done = subprocess.run(words, env=alone, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "1 result computed" in done.stdout
     assert done.stdout.count("result computed") == 1  # the second process says nothing

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import re
 import shutil
@@ -168,6 +169,46 @@ def test_folders_that_cannot_be_run(tiny: Path, tmp_path: Path) -> None:
     refused(folder, "names ../tiny/model.safetensors, which is not there")
     (folder / "config.json").write_text("[" * 100_000)
     refused(folder, "cannot be read")
+
+
+def rewritten(folder: Path, name: str, **settings: object) -> Path:
+    (folder / name).write_text(json.dumps({**json.loads((folder / name).read_text()), **settings}))
+    return folder
+
+
+def test_what_building_raises_is_one_paragraph(tiny: Path, tmp_path: Path) -> None:
+    refused(
+        rewritten(tiny, "config.json", conv_stride=[0, 2, 2, 2, 2, 2, 2]),
+        r"The hub model tiny cannot be built: config\.json .* conv_stride=\[0, ",
+    )
+    ast = save("audio-spectrogram-transformer", tmp_path / "ast")
+    refused(
+        rewritten(ast, "preprocessor_config.json", mean="x"), r"The hub model ast cannot be built as .*: ValueError"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        ("config.json", {"num_hidden_layers": 10**9}),
+        ("config.json", {"hidden_size": 10**9}),
+        ("config.json", {"audio_config": {"depths": [1, 10**9]}}),
+        ("preprocessor_config.json", {"feature_size": 10**9}),
+    ],
+)
+def test_absurd_sizes_are_refused_before_anything_is_built(tiny: Path, name: str, setting: dict[str, object]) -> None:
+    with pytest.raises(ModelError, match=rf"The hub model tiny cannot be built: {re.escape(name)} .*=1000000000"):
+        select_model(f"hf:{rewritten(tiny, name, **setting)}", {}, "random", 0)
+
+
+def test_a_pipe_is_not_waited_for(tiny: Path) -> None:
+    for name in ("config.json", "preprocessor_config.json"):
+        stored = (tiny / name).read_bytes()
+        (tiny / name).unlink()
+        os.mkfifo(tiny / name)
+        refused(tiny, rf"{re.escape(name)} is no regular file")
+        (tiny / name).unlink()
+        (tiny / name).write_bytes(stored)
 
 
 def test_without_transformers_it_says_what_to_install(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
