@@ -26,7 +26,7 @@ LINKS = 60_000
 SOURCES = ("acoustic", "electronic", "synthetic")
 
 PLAN = """
-import json, resource, sys, time
+import json, sys, time
 from pathlib import Path
 start = time.perf_counter()
 from aape_bench import clip_table, registry
@@ -46,7 +46,9 @@ step("rotations", now)
 assert sum(len(rotation.test) for rotation in rounds) == task.part_clips[2]
 assert "torch" not in sys.modules and "sklearn" not in sys.modules
 steps["total"] = time.perf_counter() - start
-memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+# not ru_maxrss, which begins at what the process was that started this one
+lines = Path("/proc/self/status").read_text().splitlines()
+memory = int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) / 1024
 print(json.dumps({"clips": len(present.table), "memory": memory, **steps}))
 """
 

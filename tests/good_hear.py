@@ -1,7 +1,7 @@
 """A HEAR module that keeps the API and the contract, as text; tests spoil it in one way or another."""
 
 GOOD = """
-import ctypes, random
+import mmap, random
 import torch
 
 kept = []

@@ -27,8 +27,9 @@ BAD = {
     "slow_leak": (SCENES, "    kept.append(frames)\n" + SCENES, ["memory"], []),
     # and others
     "small_leak": (SCENES, "    kept.append(bytes(200 + len(kept) % 2))\n" + SCENES, [], ["memory"]),
-    "native_leak": (SCENES, "    allocate = ctypes.CDLL(None).malloc\n    allocate.restype = ctypes.c_void_p\n"
-                    "    ctypes.memset(allocate(1 << 20), 1, 1 << 20)\n" + SCENES, ["memory"], []),
+    # fresh pages: what malloc gives may have been the process's already
+    "native_leak": (SCENES, "    kept.append(mmap.mmap(-1, 1 << 20))\n    kept[-1].write(bytes(1 << 20))\n" + SCENES,
+                    ["memory"], []),
     "graph_leak": (SCENES, "    with torch.inference_mode(False), torch.enable_grad():\n"
                    "        kept.append(model(audio.clone()).sum())\n" + SCENES, ["memory"], []),
     "no_function": ("def get_scene_embeddings", "def get_scene_embedding", ["functions"], []),
