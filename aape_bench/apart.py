@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from aape_bench import runner, selection
+from aape_bench import planning, selection
 from aape_bench.errors import BenchError, StorageError
 from aape_bench.executor import Executor
 from aape_bench.progress import Progress
@@ -22,13 +22,13 @@ class Piece:
 
     model: tuple[str, dict[str, Any], str, int]
     task: str
-    protocol: runner.ProtocolChoice
+    protocol: planning.ProtocolChoice
     fold: str
-    options: runner.Options
+    options: planning.Options
 
 
 def train_apart(
-    jobs: Sequence[runner.Job], options: runner.Options, executor: Executor, progress: Progress
+    jobs: Sequence[planning.Job], options: planning.Options, executor: Executor, progress: Progress
 ) -> dict[int, BenchError]:
     """Train every fold that is missing; places of the jobs that failed, with the first reason.
 
@@ -58,22 +58,24 @@ def train_piece(piece: Piece, progress: Progress) -> None:
     """Train one fold into the job's folder."""
     from aape_bench.finetune.forecast import settle
     from aape_bench.finetune.job import train_fold
+    from aape_bench.tuned import work_of
 
     model = selection.select_model(*piece.model)
     options = replace(piece.options, references=False)
-    (job,), _ = runner.plan([model], selection.select_tasks([piece.task]), [piece.protocol], options)
-    work, _ = runner.work_of(job, options, progress)
+    (job,), _ = planning.plan([model], selection.select_tasks([piece.task]), [piece.protocol], options)
+    work, _ = work_of(job, options, progress)
     train_fold(settle(work, progress), piece.fold, progress)
 
 
-def _folds(job: runner.Job, options: runner.Options, progress: Progress, threads: int | None) -> list[str]:
+def _folds(job: planning.Job, options: planning.Options, progress: Progress, threads: int | None) -> list[str]:
     """Those that are missing; a budget of minutes has then become a number of updates."""
     from aape_bench.finetune.forecast import settle
     from aape_bench.finetune.job import missing_folds
+    from aape_bench.tuned import work_of
 
-    if job.action == "done" or not job.protocol.trains_encoder or runner.existing(job, options, progress) is not None:
+    if job.action == "done" or not job.protocol.trains_encoder or planning.existing(job, options, progress) is not None:
         return []
-    work, _ = runner.work_of(job, options, progress)
+    work, _ = work_of(job, options, progress)
     missing = missing_folds(work)
     if missing:
         settle(work, progress, threads)

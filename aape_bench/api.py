@@ -127,7 +127,7 @@ def run(
     Raises BenchError, in a paragraph that says what to do, where something cannot be run or has failed; what was
     finished before stays in `results_dir`, and the same call goes on from there.
     """
-    from aape_bench import console, environment, runner, selection
+    from aape_bench import console, environment, planning, runner, selection
     from aape_bench.executor import parse_executor
     from aape_bench.progress import Silent
     from aape_bench.records import read_record
@@ -137,7 +137,7 @@ def run(
     if not isinstance(executor, str):
         raise UsageError(f'executor takes "local" or "local:N", not {executor!r}.')
     workers = parse_executor(executor)
-    options = runner.Options(
+    options = planning.Options(
         data_dir=_folder(data_dir, "data"),
         cache_dir=_folder(cache_dir, "cache"),
         results_dir=_folder(results_dir, "results"),
@@ -151,10 +151,10 @@ def run(
     models = selection.select_models(
         _names(model, "model"), _texts(settings, "settings"), _weights(weights), _seeds(seed), trust_remote_code
     )
-    protocols = runner.choose_protocols(
+    protocols = planning.choose_protocols(
         selection.split_names(_names(protocol, "protocol")), _texts(protocol_settings, "protocol_settings")
     )
-    jobs, failures = runner.plan(models, selection.select_tasks(_names(task, "task")), protocols, options)
+    jobs, failures = planning.plan(models, selection.select_tasks(_names(task, "task")), protocols, options)
     finished = runner.run(jobs, options, console.RichProgress() if progress else Silent(), workers)
     raise_all([*failures, *finished.failures])
     return Results([read_record(path) for path in finished.paths], options.results_dir, finished.computed)

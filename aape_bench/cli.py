@@ -21,7 +21,7 @@ from aape_bench.fitting.fabric import rank
 from aape_bench.training import Interrupted
 
 if TYPE_CHECKING:
-    from aape_bench.runner import Job, Options
+    from aape_bench.planning import Job, Options
     from aape_bench.task import Task
 
 app = typer.Typer(
@@ -171,7 +171,7 @@ def run(
     ] = False,
 ) -> None:
     """Evaluate models on tasks; what is there already is not computed again."""
-    from aape_bench import environment, runner, selection
+    from aape_bench import environment, planning, runner, selection
     from aape_bench.executor import parse_executor
     from aape_bench.fitting.together import follow, together
     from aape_bench.settings import split_assignments
@@ -184,7 +184,7 @@ def run(
         from aape_bench.apart import train_piece
 
         raise typer.Exit(0 if dry_run else follow(train_piece, team))
-    options = runner.Options(
+    options = planning.Options(
         # absolute: a foreign module may change the working directory
         data_dir=(data_dir or environment.default_folder("data")).absolute(),
         cache_dir=(cache_dir or environment.default_folder("cache")).absolute(),
@@ -202,8 +202,8 @@ def run(
     if as_published:
         settings["as_published"] = "true"
     training = {name: str(value) for name, value in (("updates", updates), ("budget", budget)) if value is not None}
-    chosen = runner.choose_protocols(selection.split_names(protocol), settings, training)
-    jobs, failures = runner.plan(models, tasks, chosen, options)
+    chosen = planning.choose_protocols(selection.split_names(protocol), settings, training)
+    jobs, failures = planning.plan(models, tasks, chosen, options)
     console.print_notices(jobs)
     if dry_run:
         console.print_plan(jobs)
@@ -231,7 +231,7 @@ def run(
 def _print_forecasts(jobs: Sequence[Job], options: Options) -> list[BenchError]:
     """What each training would be and take; those on files that are not read yet cannot be timed. Failures."""
     from aape_bench.finetune.forecast import facts, forecast
-    from aape_bench.runner import work_of
+    from aape_bench.tuned import work_of
 
     progress, failures = console.RichProgress(), []
     for job in jobs:

@@ -90,7 +90,7 @@ def ablate(
 
     Stopped at any moment, the same command goes on; what is trained or evaluated already is not done again.
     """
-    from aape_bench import environment, runner
+    from aape_bench import environment, planning
     from aape_bench.ablation.request import make_request
     from aape_bench.ablation.run import Surroundings, begin
     from aape_bench.ablation.run import ablate as run_ablation
@@ -103,7 +103,7 @@ def ablate(
         if number is not None and not (math.isfinite(number) and number > 0):
             raise UsageError(f"{name} must be a number above 0, not {number}.")
     training = training_of(model)
-    options = runner.Options(
+    options = planning.Options(
         data_dir=(data_dir or environment.default_folder("data")).absolute(),
         cache_dir=(cache_dir or environment.default_folder("cache")).absolute(),
         results_dir=(results_dir or environment.default_folder("results")).absolute(),

@@ -68,7 +68,7 @@ def stability(
     Distances of scene embeddings and tokens are relative to those between different clips; flips are test clips to
     which the linear probe, trained on undisturbed clips, gives another class. Two pictures show all models named.
     """
-    from aape_bench import environment, runner, selection
+    from aape_bench import environment, planning, selection
     from aape_bench.report.stability import plot_stability
     from aape_bench.settings import split_assignments
     from aape_bench.stability import Settings
@@ -76,7 +76,7 @@ def stability(
     from aape_bench.storage import safe_name
     from aape_bench.task_data import load_task
 
-    options = runner.Options(
+    options = planning.Options(
         # absolute: a foreign module may change the working directory
         data_dir=(data_dir or environment.default_folder("data")).absolute(),
         cache_dir=(cache_dir or environment.default_folder("cache")).absolute(),

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
+    from aape_bench.planning import Job
     from aape_bench.registry import Broken
-    from aape_bench.runner import Job
 
 #: Where standard error is no terminal (a log file), long stages say a line this often.
 SECONDS_BETWEEN_LINES = 30

@@ -67,6 +67,22 @@ class Outcome:
     remarks: list[str]
 
 
+@dataclass(frozen=True)
+class Made:
+    """What a protocol came to. table, rotations: without broken clips, which are row -> reason.
+
+    encoder: dimension and parameters. stages: what they took. clear: deletes what only an unfinished result needs.
+    """
+
+    table: pd.DataFrame
+    rotations: list[Rotation]
+    broken: dict[int, str]
+    outcome: Outcome
+    encoder: Mapping[str, Any]
+    stages: dict[str, Any]
+    clear: Callable[[], None] = lambda: None
+
+
 def judge(
     task: Task,
     table: pd.DataFrame,
@@ -165,9 +181,7 @@ def _scores(evaluation: Evaluation, predictions: Predictions) -> dict[str, Any]:
         "test_clips": len(predictions.ids),
         "groups": len({group for group in predictions.groups if group is not None}) or None,
         "chance": metrics.chance(task.metric, predictions),
-        "metrics": {
-            name: _as_json(one) for name, one in {**measured, **values}.items()
-        },
+        "metrics": {name: _as_json(one) for name, one in {**measured, **values}.items()},
         "per_class": [asdict(one) for one in metrics.per_class(predictions)],
         "figures": _figures(task, predictions),
     }

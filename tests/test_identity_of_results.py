@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from hear_folders import SHORT, make_folder
 
-from aape_bench import cache, identity, records, runner, selection
+from aape_bench import cache, identity, planning, records, runner, selection
 from aape_bench.identity import module_file
 from aape_bench.protocols import PROTOCOLS, trains_encoder
 
@@ -111,15 +111,15 @@ def test_what_is_left_out_is_used_as_its_reason_says_and_no_longer_than_needed()
 def action(tmp_path: Path) -> Callable[[str], str]:
     """What it takes to have the result of a protocol that was run before."""
     folder = make_folder(tmp_path / "toy", clips=3)
-    options = runner.Options(tmp_path, tmp_path / "cache", tmp_path / "results")
+    options = planning.Options(tmp_path, tmp_path / "cache", tmp_path / "results")
 
-    def plan(*protocols: str) -> list[runner.Job]:
+    def plan(*protocols: str) -> list[planning.Job]:
         jobs = []
         for name in protocols:
             model = "vit{blocks=1;width=16;heads=1}" if trains_encoder(name) else "logmel"
             models = selection.select_models([model], {}, "default", [0])
-            chosen = runner.choose_protocols([name], SHORT.get(name, {"updates": "1", "batch": "2"}))
-            jobs += runner.plan(models, selection.select_tasks([f"hear:{folder}"]), chosen, options)[0]
+            chosen = planning.choose_protocols([name], SHORT.get(name, {"updates": "1", "batch": "2"}))
+            jobs += planning.plan(models, selection.select_tasks([f"hear:{folder}"]), chosen, options)[0]
         return jobs
 
     assert not runner.run(plan(*PROTOCOLS), options).failures

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from aape_bench import inventory, registry, runner, selection
+from aape_bench import inventory, planning, registry, selection
 from aape_bench.ablation.plan import PlannedTask, Request, answerable, choose_variants, endpoints_of
 from aape_bench.ablation.run import Surroundings
 from aape_bench.errors import BenchError, UsageError, raise_all
@@ -55,7 +55,7 @@ def make_request(
         questions=tuple(answerable(training.questions(), chosen)),
         tasks=tuple(planned),
         endpoints=endpoints_of(planned, training.controls),
-        protocols=tuple(one.label for one in runner.choose_protocols(selection.split_names(protocols), {})),
+        protocols=tuple(one.label for one in planning.choose_protocols(selection.split_names(protocols), {})),
         stability=training.stability_task if STABILITY in texts else None,
         audio=tuple(Path(text).name for text in around.audio),
         audio_digest=training.audio_digest(around.audio),
@@ -78,7 +78,7 @@ def _all_tasks(data_dir: Path) -> tuple[list[str], list[str]]:
     return names, remarks
 
 
-def _read(texts: Sequence[str], options: runner.Options) -> list[PlannedTask]:
+def _read(texts: Sequence[str], options: planning.Options) -> list[PlannedTask]:
     planned: dict[str, PlannedTask] = {}
     failures: list[BenchError] = []
     for text in texts:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from aape_bench import runner
+from aape_bench import planning
 from aape_bench.ablation.plan import (
     LEARNING_RATE,
     Plan,
@@ -44,7 +44,7 @@ class Surroundings:
 
     training: Training
     audio: tuple[str, ...]
-    options: runner.Options
+    options: planning.Options
     executor: Executor
     progress: Progress
 

@@ -10,7 +10,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from aape_bench import environment, registry, runner, selection
+from aape_bench import environment, planning, registry, runner, selection
 from aape_bench.errors import BenchError, ModelError, StorageError, UsageError
 from aape_bench.identity import digest, file_digest
 from aape_bench.progress import Progress
@@ -47,7 +47,7 @@ class Unit:
     protocols: tuple[str, ...]
     stability: str | None
     trainings: Path
-    options: runner.Options
+    options: planning.Options
 
     @property
     def name(self) -> str:
@@ -120,8 +120,8 @@ def train_and_evaluate(unit: Unit, progress: Progress) -> Outcome:
     run = Run(unit.variant, unit.seed, unit.setup, out, trained)
     choice = selection.select_model(unit.model, {}, str(trained.checkpoint), unit.seed)
     tasks = training.development_tasks() if unit.tasks is None else selection.select_tasks(unit.tasks)
-    protocols = runner.choose_protocols(unit.protocols, {})
-    jobs, failures = runner.plan([choice], tasks, protocols, unit.options)
+    protocols = planning.choose_protocols(unit.protocols, {})
+    jobs, failures = planning.plan([choice], tasks, protocols, unit.options)
     done = runner.run(jobs, unit.options, progress)
     failures += done.failures
     measured = None
@@ -158,7 +158,7 @@ def _train(unit: Unit, training: Training, out: Path, progress: Progress) -> Tra
     return trained
 
 
-def _stability(text: str, choice: selection.ModelChoice, options: runner.Options, progress: Progress) -> Path:
+def _stability(text: str, choice: selection.ModelChoice, options: planning.Options, progress: Progress) -> Path:
     from aape_bench.stability import Settings
     from aape_bench.stability.experiment import ensure
     from aape_bench.stability.results import result_paths

@@ -43,7 +43,7 @@ from aape_bench.stability.statistics import stratified
 
 if TYPE_CHECKING:
     from aape_bench.contents import Fingerprints
-    from aape_bench.runner import Options
+    from aape_bench.planning import Options
     from aape_bench.selection import ModelChoice
     from aape_bench.stability.experiment import Settings
     from aape_bench.task_data import TaskData

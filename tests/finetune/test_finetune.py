@@ -356,7 +356,7 @@ def test_a_damaged_fold_is_trained_again(
 
     assert tune(cli, small_esc50, tmp_path / "whole", "updates=3")[0] == 0
     with monkeypatch.context() as broken:
-        broken.setattr("aape_bench.runner._key", lambda *_: "0" * 64)
+        broken.setattr("aape_bench.tuned.key_of", lambda *_: "0" * 64)
         broken.setattr("aape_bench.evaluate.predictions_of_scenes", stop)
         assert tune(cli, small_esc50, tmp_path / "r", "updates=3")[0] == 143
     folds = sorted((tmp_path / "r").rglob("fit.npz"))
@@ -364,7 +364,7 @@ def test_a_damaged_fold_is_trained_again(
     content = bytearray(folds[1].read_bytes())
     content[place] ^= 0xFF
     folds[1].write_bytes(bytes(content))
-    monkeypatch.setattr("aape_bench.runner._key", lambda *_: "0" * 64)
+    monkeypatch.setattr("aape_bench.tuned.key_of", lambda *_: "0" * 64)
     status, _, err = tune(cli, small_esc50, tmp_path / "r", "updates=3")
     assert status == 0, err
     assert predictions(tmp_path / "r") == predictions(tmp_path / "whole")

@@ -13,7 +13,7 @@ from stability_toys import TAGS, TASK, Chaos, Constant, Level, Still, Toy, Unpad
 from toys import contents
 
 from aape_bench.errors import DataError, StorageError, UsageError
-from aape_bench.runner import Options
+from aape_bench.planning import Options
 from aape_bench.stability import Settings, StabilityResult, read_result, stability
 from aape_bench.stability.embedding import Moments, _apart_aligned
 from aape_bench.stability.perturbations import window_of

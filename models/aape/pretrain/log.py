@@ -53,6 +53,7 @@ COLUMNS = {
 #: Columns that differ from one run to the next.
 TIMING = ("broken", "clips_per_second", "waiting", "memory_mb", "seconds")
 
+
 class Window:
     """Sums since the last row, to be saved with the state so that a resumed run logs the same means."""
 

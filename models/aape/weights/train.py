@@ -36,8 +36,9 @@ from aape_bench.models.aape.config import AapeConfig
 from aape_bench.models.aape.encoder import AapeEncoder
 from aape_bench.models.aape.pretrain.ablation import AapeTraining
 from aape_bench.models.aape.pretrain.listing import ENDINGS
+from aape_bench.planning import Options, choose_protocols, plan
 from aape_bench.records import read_record
-from aape_bench.runner import Options, choose_protocols, plan, run
+from aape_bench.runner import run
 from aape_bench.selection import select_model
 from aape_bench.settings import make_config
 from aape_bench.storage import write_json
