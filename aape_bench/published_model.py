@@ -27,7 +27,8 @@ class PublishedChoice(PluginChoice):
 
     def build(self) -> Encoder:
         encoder = self.plugin.build(self.config, self.seed)
-        _source(self.plugin).load(encoder, read_published(self.file), self.file)
+        source = _source(self.plugin)
+        source.load(encoder, read_published(self.file, source.trained_with), self.file)
         return encoder.eval()
 
     @property

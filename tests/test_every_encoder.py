@@ -6,22 +6,28 @@ import importlib
 
 import pytest
 import torch
+from small_models import small, usable
 
 from aape_bench import registry
 from aape_bench.encoder import Encoder
 from aape_bench.identity import source_digest
-from aape_bench.selection import select_model
+from aape_bench.selection import ModelChoice, select_model
 
-#: Those that need a user's file are tested in models/test_published_encoders.py.
-MODELS = [name for name in registry.model_names() if registry.model(name).published is None]
+MODELS = registry.model_names()
+#: Those that need a user's file: none is at hand.
+NEEDING_A_FILE = {name for name in MODELS if registry.model(name).published is not None}
+#: Those that bring weights; for the others small random ones stand.
+BRINGING_WEIGHTS = {
+    name for name in MODELS if registry.model(name).default_weights() is not None or registry.model(name).package
+}
 
 
-def needed(name: str) -> str:
-    """The name of a model whose package is installed; otherwise the test is skipped."""
-    package = registry.model(name).package
-    if package is not None and not package.usable:
-        pytest.skip(f"{name} needs pip install {package.install}")
-    return name
+def chosen(name: str, weights: str = "default", seed: int = 0) -> ModelChoice:
+    """The model, where it brings no weights or they are not asked for with settings that make it quick."""
+    settings, small_weights = small(usable(name))
+    if weights == "default" and registry.model(name).default_weights() is not None:
+        return select_model(name, {}, weights, seed)
+    return select_model(name, settings, weights if name in BRINGING_WEIGHTS else small_weights, seed)
 
 
 def noise(n: int, seconds: float, rate: int, seed: int = 0) -> torch.Tensor:
@@ -30,7 +36,7 @@ def noise(n: int, seconds: float, rate: int, seed: int = 0) -> torch.Tensor:
 
 @pytest.fixture(scope="module", params=MODELS)
 def encoder(request: pytest.FixtureRequest) -> Encoder:
-    return select_model(needed(request.param), {}, "default", 0).build()
+    return chosen(request.param).build()
 
 
 def test_shapes_sizes_and_finite_values(encoder: Encoder) -> None:
@@ -83,26 +89,30 @@ def test_the_input_is_not_changed_and_no_global_generator_moves(encoder: Encoder
     assert not encoder.training
 
 
-@pytest.mark.parametrize("weights", ["default", "random"])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    ("name", "weights"),
+    [(name, weights) for name in MODELS for weights in ("default", "random")[name not in BRINGING_WEIGHTS :]],
+)
 def test_sources_and_weights(name: str, weights: str) -> None:
-    plugin = registry.model(needed(name))
+    plugin = usable(name)
     assert len(source_digest(plugin.code)) == 64
     assert plugin.build.__module__ in plugin.code
-    one, two = (select_model(name, {}, weights, seed) for seed in (0, 1))
+    one, two = (chosen(name, weights, seed) for seed in (0, 1))
     audio = noise(1, 0.5, plugin.sample_rate)
     with torch.inference_mode():
         equal = torch.equal(one.build().scene_embeddings(audio), two.build().scene_embeddings(audio))
         assert torch.equal(one.build().scene_embeddings(audio), one.build().scene_embeddings(audio))
-    brought = plugin.default_weights() is not None or plugin.package is not None
-    drawn = plugin.has_weights and (weights == "random" or not brought)
+    drawn = plugin.has_weights and (weights == "random" or name not in BRINGING_WEIGHTS)
     assert equal == (not drawn)
     assert (one.identity == two.identity) == equal
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if registry.model(name).code[0].startswith("aape_bench.")])
+@pytest.mark.parametrize(
+    "name",
+    [name for name in MODELS if name not in NEEDING_A_FILE and registry.model(name).code[0].startswith("aape_bench.")],
+)
 def test_a_built_in_ones_module_is_a_hear_module(name: str) -> None:
-    module = importlib.import_module(registry.model(needed(name)).build.__module__)
+    module = importlib.import_module(usable(name).build.__module__)
     model = module.load_model()
     audio = noise(2, 0.7, model.sample_rate)
     scene = module.get_scene_embeddings(audio, model)

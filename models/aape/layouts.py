@@ -16,23 +16,28 @@ from typing import TYPE_CHECKING
 
 from aape_bench.errors import CheckpointError
 from aape_bench.models.aape.config import VitConfig
+from aape_bench.published_weights import renamed
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from aape_bench.models.aape.encoder import AapeEncoder
 
+#: timm's names of a block's weights -> those of `backbone.Block`.
+BLOCK_NAMES = (
+    (r"blocks\.(\d+)\.attn\.qkv\.", r"blocks.\1.qkv."),
+    (r"blocks\.(\d+)\.attn\.proj\.", r"blocks.\1.projection."),
+    (r"blocks\.(\d+)\.mlp\.fc1\.", r"blocks.\1.mlp.0."),
+    (r"blocks\.(\d+)\.mlp\.fc2\.", r"blocks.\1.mlp.2."),
+    (r"blocks\.(\d+)\.(norm[12])\.", r"blocks.\1.\2."),
+)
 #: Names of EAT and timm, without their prefix -> ours.
 _NAMES = (
     (r"(local_encoder|patch_embed)\.proj\.", "stem.conv_token."),
     (r"(extra_tokens|cls_token)$", "backbone.cls"),
     (r"(context_encoder\.norm|pre_norm)\.", "backbone.norm."),
     (r"norm\.", "backbone.norm."),
-    (r"blocks\.(\d+)\.attn\.qkv\.", r"backbone.blocks.\1.qkv."),
-    (r"blocks\.(\d+)\.attn\.proj\.", r"backbone.blocks.\1.projection."),
-    (r"blocks\.(\d+)\.mlp\.fc1\.", r"backbone.blocks.\1.mlp.0."),
-    (r"blocks\.(\d+)\.mlp\.fc2\.", r"backbone.blocks.\1.mlp.2."),
-    (r"blocks\.(\d+)\.(norm[12])\.", r"backbone.blocks.\1.\2."),
+    *((theirs, f"backbone.{ours}") for theirs, ours in BLOCK_NAMES),
 )
 _PREFIX = re.compile(r"^(model\.)?(modality_encoders\.IMAGE\.)?")
 _POSITIONS = re.compile(r"^(fixed_positional_encoder\.positions|pos_embed)$")
@@ -81,9 +86,8 @@ def half_turned(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _renamed(name: str, full: str, owner: str) -> str:
-    for pattern, ours in _NAMES:
-        if re.match(pattern, name):
-            return re.sub("^" + pattern, ours, name)
+    if (ours := renamed(name, _NAMES)) is not None:
+        return ours
     raise CheckpointError(
         f"{owner} holds {full}, which is no weight of a plain ViT as EAT or timm name them. Rename or remove it."
     )

@@ -8,10 +8,10 @@ heads=24.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-from aape_bench.errors import UsageError
 from aape_bench.hear_out import hear_functions
+from aape_bench.models.sizes import TransformerSizes
 from aape_bench.plugin import EncoderPlugin
 from aape_bench.published_weights import PublishedWeights
 
@@ -23,32 +23,14 @@ if TYPE_CHECKING:
 
     from aape_bench.models.dasheng.encoder import DashengEncoder
 
-_MOST_PARAMETERS = 2e9
-
 
 @dataclass(frozen=True)
-class DashengConfig:
-    """Settings of Dasheng's encoder, of the base model.
+class DashengConfig(TransformerSizes):
+    """`TransformerSizes` of Dasheng's base model."""
 
-    width, blocks, heads: of the transformer. clip_frames: frames of 10 ms in one window, a multiple of 4.
-    """
+    patch_frames: ClassVar[int] = 4
 
-    width: int = 768
-    blocks: int = 12
-    heads: int = 12
     clip_frames: int = 1008
-
-    def resolved(self) -> DashengConfig:
-        """The same config, checked. Raises UsageError naming the setting."""
-        if min(self.width, self.blocks, self.heads) < 1 or self.width % self.heads:
-            raise UsageError(f"heads={self.heads} does not divide width={self.width} with blocks={self.blocks}.")
-        if self.clip_frames < 4 or self.clip_frames % 4 or self.clip_frames > 8192:
-            raise UsageError(f"clip_frames must be a multiple of 4 up to 8192, not {self.clip_frames}.")
-        if 12 * self.blocks * self.width**2 > _MOST_PARAMETERS:
-            raise UsageError(
-                f"width={self.width} and blocks={self.blocks} make more than two thousand million weights."
-            )
-        return self
 
 
 def build(config: DashengConfig, seed: int) -> DashengEncoder:
@@ -71,8 +53,9 @@ plugin = EncoderPlugin(
     build=build,
     config=DashengConfig,
     sources=(
-        *("aape_bench.models.dasheng", "aape_bench.models.dasheng.encoder", "aape_bench.models.aape.backbone"),
-        "aape_bench.randomness",
+        *("aape_bench.models.dasheng", "aape_bench.models.dasheng.encoder", "aape_bench.models.decibels"),
+        *("aape_bench.models.windows", "aape_bench.models.sizes", "aape_bench.models.aape.backbone"),
+        *("aape_bench.models.aape.layouts", "aape_bench.randomness"),
     ),
     published=PublishedWeights(
         get="https://zenodo.org/records/11511780: dasheng_base.pt; of dasheng_06b.pt --set 'width=1280;blocks=32;"
