@@ -107,7 +107,12 @@ def _panel(task: str, name: str, metric: str, board: pd.DataFrame, quoted: list[
     )
 
 
-def _row(record: dict[Any, Any]) -> Row:
+def kind_of(record: dict[Any, Any]) -> Kind:
+    """What of a leaderboard row decides its mark."""
+    return next(iter(_remarks(record)), "clean")
+
+
+def _remarks(record: dict[Any, Any]) -> dict[Kind, str]:
     remarks: dict[Kind, str] = {}
     if _is_random(record):
         remarks["random"] = "random weights"
@@ -115,6 +120,11 @@ def _row(record: dict[Any, Any]) -> Row:
         remarks["partial"] = f"partial data: {partial}"
     if (overlap := _text(record["pretrain_overlap"])) in ("train", "test", "same-generator"):
         remarks["overlap"] = f"pre-training overlap: {overlap}"
+    return remarks
+
+
+def _row(record: dict[Any, Any]) -> Row:
+    remarks = _remarks(record)
     return Row(
         label=str(record["model"]),
         remark=" · ".join(remarks.values()),

@@ -54,7 +54,7 @@ def plot_scores(board: pd.DataFrame, out: Path, published: pd.DataFrame | None =
     with styled():
         for task in dict.fromkeys(panel.task for panel in panels):
             figure = _figure([panel for panel in panels if panel.task == task], columns=1)
-            drawn |= pictures(f"scores-{_file_name(task)}", figure)
+            drawn |= pictures(f"scores-{file_name(task)}", figure)
         if len(panels) > 1:
             ours = [without_published(panel) for panel in panels]
             drawn |= pictures("scores", _figure(ours, columns=2 if len(ours) <= 8 else 3))
@@ -237,7 +237,7 @@ def _width(text: str, size: float = 9.0, bold: bool = False) -> float:
     return float(pixels) / DOTS
 
 
-def _file_name(task: str) -> str:
-    """Harmless as `safe_name`, and another for every task."""
-    plain = safe_name(task)
-    return plain if plain == task else f"{plain}-{hashlib.sha256(task.encode()).hexdigest()[:8]}"
+def file_name(name: str) -> str:
+    """Of a task or protocol: harmless as `safe_name`, and another for every one."""
+    plain = safe_name(name)
+    return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"

@@ -1,0 +1,318 @@
+"""The static site: its pages by themselves, and in the system's browser."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from record_factory import Model, small, write_records
+
+from aape_bench.errors import StorageError, UsageError
+from aape_bench.progress import Silent
+from aape_bench.records import read_record
+from aape_bench.report.site import Audio, build
+from aape_bench.report.site.charts import Line, lines
+from aape_bench.report.site.hardest import hardest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+EVIL = 'evil"><script>alert(1)</script>'
+MODELS = [
+    Model("good", 2.5),
+    Model("middling", 1.0, parameters=5_000_000),
+    Model("untrained", 0.2, weights="random"),
+    Model("seen[a/b=c]", 1.5, overlap={"esc50": "test"}),
+    Model(EVIL, 0.7),
+]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("results")
+    tasks = [small("esc50", 60, 5), small("cremad", 48), small("as20k", 40, 6)]
+    write_records(folder, MODELS, tasks, ("linear", "knn"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def site(results: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("site")
+    build(results, out, Silent())
+    return out
+
+
+class Links(HTMLParser):
+    """Every address that a page names, and every text and attribute of it."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.scripts: list[str] = []
+        self.ids: set[str] = set()
+        self.unclosed: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self.found += [str(given[name]) for name in ("href", "src") if given.get(name)]
+        if "id" in given:
+            assert given["id"] not in self.ids, "an id twice"
+            self.ids.add(str(given["id"]))
+        if tag == "script":
+            self.scripts.append(str(given.get("src")))
+        if tag not in ("meta", "link", "img", "input", "br"):
+            self.unclosed.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.unclosed.pop() == tag
+
+
+def pages(site: Path) -> dict[str, Links]:
+    return {path.relative_to(site).as_posix(): Links(path.read_text("utf-8")) for path in site.rglob("*.html")}
+
+
+def test_every_link_leads_to_a_file_and_nothing_needs_the_network(site: Path) -> None:
+    found = pages(site)
+    assert len(found) == 4 + len(MODELS) + 3
+    for name, page in found.items():
+        assert page.unclosed == []
+        assert [Path(one).name for one in page.scripts] == ["site.js"]
+        for link in page.found:
+            if link.startswith(("https://", "data:,")):
+                assert not link.endswith((".js", ".css", ".png", ".svg"))
+                continue
+            path, _, anchor = link.partition("#")
+            target = (site / name).parent / path if path else site / name
+            assert target.is_file(), f"{name} -> {link}"
+            if anchor and target.suffix == ".html":
+                assert anchor in found[target.resolve().relative_to(site.resolve()).as_posix()].ids
+
+
+def test_text_of_others_is_text(site: Path) -> None:
+    for path in site.rglob("*.html"):
+        assert "<script>alert" not in path.read_text("utf-8")
+    assert "evil&#34;&gt;&lt;script&gt;" in (site / "index.html").read_text("utf-8")
+
+
+def test_a_site_does_not_say_where_it_was_made(results: Path, site: Path) -> None:
+    for path in site.rglob("*"):
+        if path.is_file():
+            assert str(results).encode() not in path.read_bytes()
+
+
+def test_marked_rows_have_no_rank_and_say_why(site: Path) -> None:
+    text = (site / "index.html").read_text("utf-8")
+    rows = [row for row in re.findall(r"<tr data-model.*?</tr>", text, re.DOTALL) if 'class="theirs"' not in row]
+    assert len(rows) == len(MODELS) * 6
+    for row in rows:
+        state = re.search(r'data-state="([^"]*)"', row)
+        rank = re.search(r"<td>(\d*)</td>", row)
+        assert state is not None
+        assert rank is not None
+        assert bool(rank[1]) == (state[1] == "clean")
+    assert sum('data-state="random"' in row for row in rows) == 6
+    assert sum('data-state="overlap"' in row for row in rows) == 2
+
+
+def test_scores_are_those_of_the_records(results: Path, site: Path) -> None:
+    record = read_record(next((results / "records" / "esc50" / "linear").glob("good-*.json")))
+    low, high = (record.scores["interval"][end] for end in ("low", "high"))
+    text = (site / "tasks" / "esc50.html").read_text("utf-8")
+    assert f"{record.scores['score']:.3f}</td><td>[{low:.3f}, {high:.3f}]" in text
+
+
+def test_equal_records_give_equal_bytes_and_what_is_gone_is_deleted(results: Path, site: Path, tmp_path: Path) -> None:
+    less = tmp_path / "results"
+    shutil.copytree(results, less)
+    out = tmp_path / "site"
+    build(less, out, Silent())
+    for path in site.rglob("*"):
+        if path.is_file():
+            assert (out / path.relative_to(site)).read_bytes() == path.read_bytes()
+    shutil.rmtree(less / "records" / "cremad")
+    build(less, out, Silent())
+    assert not (out / "tasks" / "cremad.html").exists()
+    assert (out / "tasks" / "esc50.html").exists()
+
+
+def test_other_folders_are_left_alone(results: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.html").write_text("years of work")
+    with pytest.raises(UsageError, match="other things than a report"):
+        build(results, tmp_path / "mine", Silent())
+    (tmp_path / "mine" / "site.json").write_text(json.dumps(["../thesis.html"]))
+    with pytest.raises(StorageError, match=re.escape("does not list a report's files")):
+        build(results, tmp_path / "mine", Silent())
+    assert [path.name for path in sorted((tmp_path / "mine").iterdir())] == ["site.json", "thesis.html"]
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UsageError, match="is a file"):
+        build(results, tmp_path / "file", Silent())
+
+
+def test_a_lost_prediction_costs_a_matrix_and_not_the_site(results: Path, tmp_path: Path) -> None:
+    shutil.copytree(results, tmp_path / "results")
+    for file in (tmp_path / "results" / "predictions" / "esc50" / "linear").glob("good-*"):
+        file.write_bytes(b"damaged")
+    build(tmp_path / "results", tmp_path / "site", Silent())
+    text = (tmp_path / "site" / "tasks" / "esc50.html").read_text("utf-8")
+    assert "Mistakes of good on esc50, knn" in text
+    assert "Mistakes of good on esc50, linear" not in text
+
+
+def test_clips_are_shown_where_the_data_are(real_data: Path, cli: Any, tmp_path: Path) -> None:
+    status, _, err = cli(
+        "run", "--model", "logmel", "--task", "cremad", "--data-dir", real_data, "--cache-dir", tmp_path / "cache",
+        "--results-dir", tmp_path / "results", "--allow-partial",
+    )  # fmt: skip
+    assert status == 0, err
+    build(tmp_path / "results", tmp_path / "site", Silent(), audio=Audio(real_data, tmp_path / "cache"))
+    import soundfile
+    from matplotlib.image import imread
+
+    sounds = sorted((tmp_path / "site" / "clips").glob("*.ogg"))
+    assert 0 < len(sounds) <= 5
+    for sound in sounds:
+        assert soundfile.info(sound).samplerate == 16000
+        picture = imread(sound.with_suffix(".png"))
+        assert picture.std() > 0.05
+    assert "https://" not in (tmp_path / "site" / "clips").name
+    build(tmp_path / "results", tmp_path / "site", Silent())
+    assert not list((tmp_path / "site").rglob("*.ogg"))
+
+
+def test_the_hardest_clip_is_the_one_whose_class_stands_lowest() -> None:
+    from aape_bench.predictions import Predictions
+
+    scores = np.array([[[9, 1, 0], [3, 2, 1], [5, 7, 6]]], np.float32)
+    one = Predictions("multiclass", ["a", "b", "c"], np.array(["1"] * 3), [None] * 3, ["x", "z", "x"], ["x", "y", "z"],
+                      scores, [["x", "x", "y"]])  # fmt: skip
+    found = hardest([("m", one), ("n", one)], 5)
+    assert [(clip.id, clip.truth, clip.place) for clip in found] == [("b", "z", 3.0), ("c", "x", 3.0)]
+    assert found[0].taken_for == (("m", "x"), ("n", "x"))
+
+
+def test_a_line_stands_where_its_numbers_are() -> None:
+    drawn = str(lines("t", [Line("a & b", [(1.0, 0.2), (100.0, 0.8)])], "rate", "accuracy", 0.5))
+    (points,) = re.findall(r'points="([^"]*)"', drawn)
+    (left, low), (right, high) = [tuple(map(float, one.split(","))) for one in points.split()]
+    assert left < right
+    assert low > high
+    assert "a &amp; b" in drawn
+    level = float(re.findall(r'y1="([\d.]+)"[^>]*class="level"', drawn)[0])
+    assert level == pytest.approx((low + high) / 2, abs=0.2)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    found = shutil.which("chromium") or shutil.which("google-chrome")
+    if found is None:
+        pytest.skip("no Chromium is installed (Debian: apt-get install chromium)")
+    sync = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with sync.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Page]:
+    opened = browser.new_page(viewport={"width": 1280, "height": 900})
+    errors: list[str] = []
+    opened.on("console", lambda message: errors.append(message.text))
+    opened.on("pageerror", lambda error: errors.append(str(error)))
+    opened.on("requestfailed", lambda request: errors.append(request.url))
+    yield opened
+    opened.close()
+    assert errors == []
+
+
+def shown(page: Page) -> list[list[str]]:
+    """Cells of the rows that are visible."""
+    rows = page.locator("#results tbody tr:visible")
+    return rows.evaluate_all("rows => rows.map(row => [...row.cells].map(cell => cell.textContent.trim()))")
+
+
+def test_sorting(site: Path, page: Page) -> None:
+    page.goto((site / "index.html").as_uri())
+    head = page.locator("#results thead th", has_text="score")
+    head.locator("button").click()
+    assert head.get_attribute("aria-sort") == "descending"
+    scores = [float(row[5]) for row in shown(page)]
+    assert scores == sorted(scores, reverse=True)
+    head.locator("button").focus()
+    page.keyboard.press("Enter")
+    assert head.get_attribute("aria-sort") == "ascending"
+    assert [float(row[5]) for row in shown(page)] == sorted(scores)
+    rank = page.locator("#results thead th", has_text="rank")
+    rank.locator("button").click()
+    rank.locator("button").click()
+    ranks = [row[0] for row in shown(page)]
+    known = [one for one in ranks if one]
+    assert ranks == sorted(known, key=int) + [""] * (len(ranks) - len(known))  # no rank is no small rank
+    assert head.get_attribute("aria-sort") == "none"
+
+
+def test_filters(site: Path, page: Page) -> None:
+    page.goto((site / "index.html").as_uri())
+    every = shown(page)
+    assert len(every) == len(MODELS) * 6  # published ones are there on demand
+    page.get_by_label("Domain").select_option("speech")
+    assert {row[2] for row in shown(page)} == {"cremad"}
+    page.get_by_label("Protocol").select_option("knn")
+    page.get_by_label("Rows").select_option("random")
+    assert [row[1] for row in shown(page)] == ["untrained"]
+    assert re.match(r"1 of \d+ rows", page.locator(".filters output").inner_text())
+    page.get_by_role("button", name="Clear").click()
+    page.wait_for_function("count => document.querySelectorAll('#results tbody tr:not([hidden])').length === count",
+                           arg=len(every))  # fmt: skip
+    page.get_by_label("Model").fill("GOOD")
+    assert {row[1] for row in shown(page)} == {"good"}
+    page.get_by_label("Model").fill("")
+    page.get_by_role("checkbox").check()
+    assert len(shown(page)) > len(every)
+    page.get_by_label("Rows").select_option("clean")
+    assert all(row[0] for row in shown(page))
+
+
+def test_pages_in_the_browser(site: Path, page: Page) -> None:
+    """Every page opens without an error, and on a phone nothing but tables is wider than the screen."""
+    for width in (1280, 390):
+        page.set_viewport_size({"width": width, "height": 800})
+        for path in sorted(site.rglob("*.html")):
+            page.goto(path.as_uri())
+            assert page.locator("h1").count() == 1
+            wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+            assert wide <= 0, f"{path.name} at {width}"
+
+
+def test_links_lead_on(site: Path, page: Page) -> None:
+    page.goto((site / "index.html").as_uri())
+    page.locator("#results").get_by_role("link", name="good", exact=True).first.click()
+    assert page.locator("h1").inner_text() == "good"
+    page.get_by_role("link", name="esc50").first.click()
+    assert page.locator("h1").inner_text() == "esc50"
+    page.get_by_role("link", name="aape-bench").click()
+    assert page.locator("h1").inner_text() == "Leaderboard"
+
+
+def test_dark_and_light(site: Path, page: Page) -> None:
+    def ground() -> str:
+        return str(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+
+    page.emulate_media(color_scheme="dark")
+    page.goto((site / "index.html").as_uri())
+    assert ground() == "rgb(20, 23, 27)"
+    page.get_by_role("button", name="Light").click()
+    assert ground() == "rgb(255, 255, 255)"
+    page.reload()
+    assert ground() == "rgb(255, 255, 255)"
+    page.emulate_media(media="print")
+    assert not page.locator(".filters").is_visible()
