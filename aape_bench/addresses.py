@@ -31,7 +31,9 @@ def judged_by(task: Task) -> dict[str, Any]:
 def treatment_of(model: ModelChoice, given: Input, options: Options) -> Treatment:
     """How the task's audio reaches the encoder."""
     code = source_digest([f"aape_bench.{name}" for name in EMBEDDING])
-    return Treatment(model.sample_rate, TREATMENT, code, given.role, device=options.device, crop=given.crop)
+    # training has a precision of its own, among its settings
+    precision = "float32" if given.role == "training" else options.precision
+    return Treatment(model.sample_rate, TREATMENT, code, given.role, precision, options.device, given.crop)
 
 
 def entry_of(
@@ -49,12 +51,7 @@ def key_of(model: ModelChoice, data: TaskData, chosen: ProtocolChoice, prints: F
     """Two results are the same exactly when this is."""
     treatment = treatment_of(model, chosen.input_of(data.task), options)
     task = data.task
-    about = {
-        **judged_by(task),
-        "metrics": task.metrics,
-        "figures": source_digest([task.figures.__module__]) if task.figures is not None else None,
-        "official": [task.clips, task.classes, task.part_clips],
-    }
+    about = records.part_of_key(task)
     return records.result_key(model.identity, prints.data, about, treatment, chosen.description, model.seed)
 
 

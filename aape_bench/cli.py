@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -12,9 +13,36 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 import aape_bench
-from aape_bench import cli_ablate, cli_data, cli_export, cli_results, cli_stability, cli_validate, console
+from aape_bench import (
+    cli_ablate,
+    cli_data,
+    cli_export,
+    cli_records,
+    cli_report,
+    cli_results,
+    cli_stability,
+    cli_standings,
+    cli_validate,
+    console,
+)
 from aape_bench.cli_commands import Commands
-from aape_bench.cli_options import MODEL_HELP, CacheDir, DataDir, Device, ExecutorText
+from aape_bench.cli_options import (
+    Address,
+    Assignments,
+    AutoBatchSize,
+    CacheDir,
+    DataDir,
+    Device,
+    ExecutorText,
+    Models,
+    Precision,
+    SkipBroken,
+    Tasks,
+    Weights,
+    complete_models,
+    complete_tasks,
+    continued,
+)
 from aape_bench.cli_results import ResultsDir, results_folder, show_board
 from aape_bench.errors import BenchError, Several, UsageError, raise_all
 from aape_bench.fitting.fabric import rank
@@ -35,8 +63,10 @@ app = typer.Typer(
     "[bold]aape-bench run --model aape,vit,logmel --task tremolo[/bold] needs no data and takes a few minutes.",
 )
 
-app.command(name="leaderboard", epilog="Example:\n\n  aape-bench leaderboard --published")(cli_results.leaderboard)
+app.command(name="leaderboard", epilog=cli_standings.LEADERBOARD_EXAMPLES)(cli_standings.leaderboard)
+app.command(name="rank", epilog=cli_standings.EXAMPLES)(cli_standings.rank)
 app.command(name="plot", epilog="Example:\n\n  aape-bench plot --published")(cli_results.plot)
+app.command(name="report", epilog=cli_report.EXAMPLES)(cli_report.report)
 app.command(name="show", epilog=cli_results.SHOW_EXAMPLES)(cli_results.show)
 app.command(name="compare", epilog=cli_results.COMPARE_EXAMPLES)(cli_results.compare)
 app.command(name="stability", epilog=cli_stability.EXAMPLES)(cli_stability.stability)
@@ -44,30 +74,13 @@ app.command(name="validate", epilog=cli_validate.EXAMPLES)(cli_validate.validate
 app.command(name="ablate", epilog=cli_ablate.EXAMPLES)(cli_ablate.ablate)
 app.command(name="export", epilog=cli_export.EXAMPLES)(cli_export.export)
 app.add_typer(cli_data.app, name="data")
-
-
-def _complete_models(incomplete: str) -> list[str]:
-    from aape_bench import registry
-
-    return _continued(incomplete, registry.model_names())
-
-
-def _complete_tasks(incomplete: str) -> list[str]:
-    from aape_bench import registry
-
-    return _continued(incomplete, registry.task_names())
+app.add_typer(cli_records.app, name="records")
 
 
 def _complete_protocols(incomplete: str) -> list[str]:
     from aape_bench.protocols import PROTOCOLS
 
-    return _continued(incomplete, list(PROTOCOLS))
-
-
-def _continued(incomplete: str, names: Sequence[str]) -> list[str]:
-    """Names that go on from what follows the last comma."""
-    before, comma, last = incomplete.rpartition(",")
-    return [before + comma + name for name in names if name.startswith(last)]
+    return continued(incomplete, list(PROTOCOLS))
 
 
 def _version(value: bool) -> None:
@@ -96,34 +109,15 @@ def _options(
     "  aape-bench run --model logmel --task hear:tasks/dcase2016_task2-hear2021-full --protocol hear,knn"
 )
 def run(
-    model: Annotated[
-        list[str],
-        typer.Option(
-            "--model",
-            "-m",
-            autocompletion=_complete_models,
-            help=MODEL_HELP,
-        ),
-    ],
-    task: Annotated[
-        list[str],
-        typer.Option(
-            "--task",
-            "-t",
-            autocompletion=_complete_tasks,
-            help="NAME, hear:DIR[@RATE], glob or 'all'; repeat, or commas.",
-        ),
-    ],
+    model: Models,
+    task: Tasks,
     protocol: Annotated[
         list[str],
         typer.Option(
             "--protocol", "-p", autocompletion=_complete_protocols, help="How embeddings are judged; repeat, or commas."
         ),
     ] = ["linear"],  # noqa: B006
-    set_: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option("--set", help="key=value, for every model named; repeat.", show_default=False),
-    ] = None,
+    set_: Assignments = None,
     protocol_set: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Option("--protocol-set", help="key=value, for every protocol named; repeat.", show_default=False),
@@ -132,9 +126,7 @@ def run(
         bool,
         typer.Option("--as-published", help="Protocols hear, finetune: as published figures were made, faults too."),
     ] = False,
-    weights: Annotated[
-        str, typer.Option("--weights", help="A checkpoint FILE, 'random' (drawn from --seed) or 'default'.")
-    ] = "default",
+    weights: Weights = "default",
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Hub models: run Python code that comes with the weights.")
     ] = False,
@@ -145,9 +137,7 @@ def run(
     allow_partial: Annotated[
         bool, typer.Option("--allow-partial", help="Evaluate on the clips that are there; the result is marked.")
     ] = False,
-    skip_broken: Annotated[
-        bool, typer.Option("--skip-broken", help="Leave out clips that cannot be decoded; they are recorded.")
-    ] = False,
+    skip_broken: SkipBroken = False,
     updates: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option("--updates", help="Protocol finetune: updates a fold.", show_default=False),
@@ -157,11 +147,13 @@ def run(
         typer.Option("--budget", help="Protocol finetune: minutes a fold, as updates by timing.", show_default=False),
     ] = None,
     executor: ExecutorText = "local",
+    address: Address = None,
     device: Device = "auto",
     devices: Annotated[
         int, typer.Option("--devices", min=1, help="Protocol finetune: processes a training, a GPU each.")
     ] = 1,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Clips given to the encoder at once.")] = 32,
+    precision: Precision = "float32",
+    batch_size: AutoBatchSize = "auto",
     references: Annotated[
         bool,
         typer.Option("--references/--no-references", help="Run the reference encoders that a task asks for, too."),
@@ -176,14 +168,16 @@ def run(
     from aape_bench.fitting.together import follow, together
     from aape_bench.settings import split_assignments
 
-    workers = parse_executor(executor)
+    # before OpenMP is loaded: threads that wait for work by spinning take the processors from those that decode
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    workers = parse_executor(executor, address)
     team = together(devices, device)
-    if team is not None and workers.processes > 1:
-        raise UsageError("--devices and --executor local:N both use the processors. Leave one of them out.")
+    if team is not None and workers.spreads:
+        raise UsageError(f"--devices and --executor {executor} both use the processors. Leave one of them out.")
     if team is not None and rank() > 0:
-        from aape_bench.apart import train_piece
+        from aape_bench.apart import do
 
-        raise typer.Exit(0 if dry_run else follow(train_piece, team))
+        raise typer.Exit(0 if dry_run else follow(do, team))
     options = planning.Options(
         # absolute: a foreign module may change the working directory
         data_dir=(data_dir or environment.default_folder("data")).absolute(),
@@ -192,7 +186,8 @@ def run(
         allow_partial=allow_partial,
         skip_broken=skip_broken,
         device=environment.resolve_device(device),
-        batch_size=batch_size,
+        batch_size=environment.resolve_batch_size(batch_size),
+        precision=environment.resolve_precision(precision),
         references=references,
     )
     given = split_assignments(";".join(set_ or []))
@@ -252,7 +247,7 @@ def _print_forecasts(jobs: Sequence[Job], options: Options) -> list[BenchError]:
 def list_models(
     name: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Argument(autocompletion=_complete_models, help="Say all about this one.", show_default=False),
+        typer.Argument(autocompletion=complete_models, help="Say all about this one.", show_default=False),
     ] = None,
 ) -> None:
     """List the encoders that are installed, or the settings of one."""
@@ -281,7 +276,7 @@ def list_models(
 def list_tasks(
     name: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Argument(autocompletion=_complete_tasks, help="Say all about this one.", show_default=False),
+        typer.Argument(autocompletion=complete_tasks, help="Say all about this one.", show_default=False),
     ] = None,
 ) -> None:
     """List the tasks that are installed, or say all about one."""
@@ -377,7 +372,9 @@ def _stop(number: int, _: object) -> None:
 def _fail(paragraphs: Sequence[str]) -> None:
     """Each failure as one paragraph, whatever line breaks came with it, and exit 2."""
     for paragraph in paragraphs:
-        typer.echo("aape-bench: " + " ".join(paragraph.split())[:2000], err=True)
+        # what a file says may hold codes that move a terminal
+        line = "".join(one for one in " ".join(paragraph.split()) if one.isprintable())
+        typer.echo(f"aape-bench: {line[:2000]}", err=True)
     sys.exit(2)
 
 

@@ -1,4 +1,4 @@
-"""Commands that look at results: leaderboard, plot, show, compare."""
+"""Commands that look at results: plot, show, compare."""
 
 from __future__ import annotations
 
@@ -38,11 +38,6 @@ COMPARE_EXAMPLES = (
 )
 
 
-def leaderboard(results_dir: ResultsDir = None, published: Published = False) -> None:
-    """Print the leaderboard and write leaderboard.csv and leaderboard_wide.csv."""
-    show_board(results_folder(results_dir), None, published)
-
-
 def plot(
     results_dir: ResultsDir = None,
     out: Annotated[
@@ -51,16 +46,20 @@ def plot(
     ] = None,
     published: Published = False,
 ) -> None:
-    """Draw the scores with their intervals, one figure per task, as PNG and SVG."""
+    """Draw scores, heat maps, radars, cost, learning curves and reliability, as PNG and SVG."""
+    from aape_bench import registry
     from aape_bench.leaderboard import leaderboard as board_of
     from aape_bench.published import published as published_numbers
-    from aape_bench.report.plots import plot_scores
+    from aape_bench.report.gallery import plot_everything
 
     folder = results_folder(results_dir)
     board, remarks = board_of(folder)
     console.print_remarks(remarks)
     tasks = sorted(set(board["task"]))
-    for path in plot_scores(board, out or folder / "plots", published_numbers(tasks) if published else None):
+    installed = set(registry.task_names())
+    domains = {name: registry.task(name).domain if name in installed else "other" for name in tasks}
+    numbers = published_numbers(tasks) if published else None
+    for path in plot_everything(folder, board, domains, out or folder / "plots", numbers):
         typer.echo(f"Wrote {path}")
 
 

@@ -7,6 +7,7 @@ clips for instance, cancels. compare(a, b) is compare(b, a) with its signs turne
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,7 +64,7 @@ def compare(first: Predictions, second: Predictions, metric: str, task: str, see
     Raises UsageError where they share no test clip, or disagree on a shared clip's label, fold or group.
     """
     check_metric(task, metric, first.kind)
-    a, b = _common(first, second)
+    a, b = common_clips([first, second])
     scores = score(metric, a), score(metric, b)
     difference = scores[0] - scores[1] if np.isfinite(scores).all() else None
     low, high, p = None, None, None
@@ -72,15 +73,9 @@ def compare(first: Predictions, second: Predictions, metric: str, task: str, see
     if drawn[0] is None or drawn[1] is None:
         reasons.append(SINGLE_UNIT)
     elif difference is not None:
-        with np.errstate(invalid="ignore"):
-            apart = drawn[0] - drawn[1]
-        if (apart == apart[0]).all():
-            reasons.append(EQUAL)
-        else:
-            low, high = _bound(apart), _minus(_bound(-apart))
-            p = _p_value(apart)
-            if low is None or high is None:
-                reasons.append(WIDE)
+        found = spread(drawn[0], drawn[1])
+        low, high, p = found.low, found.high, found.p
+        reasons += [found.reason] if found.reason else []
     groups = {group for group in a.groups if group is not None}
     finite = [float(value) if np.isfinite(value) else None for value in scores]
     return Comparison(
@@ -100,35 +95,73 @@ def compare(first: Predictions, second: Predictions, metric: str, task: str, see
     )
 
 
-def _common(first: Predictions, second: Predictions) -> tuple[Predictions, Predictions]:
-    """Both on the clips that both have, in the same order whichever comes first."""
-    if first.kind != second.kind:
-        raise UsageError(
-            f"The first result is of a {first.kind} task, the second of a {second.kind} task, so they cannot be "
-            "compared. Choose two results of the same task."
-        )
-    rows = [{name: row for row, name in enumerate(of.ids)} for of in (first, second)]
-    shared = [name for name in first.ids if name in rows[1]]
+@dataclass(frozen=True)
+class Spread:
+    """What the bootstrap says of a difference: see `Comparison`. error: its standard deviation over the resamples."""
+
+    low: float | None
+    high: float | None
+    p: float | None
+    error: float | None
+    reason: str | None
+
+
+def spread(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]) -> Spread:
+    """Of `first` minus `second`, scores on the same resamples (DRAWS,) each."""
+    with np.errstate(invalid="ignore"):
+        apart = first - second
+    if (apart == apart[0]).all():
+        return Spread(None, None, None, None, EQUAL)
+    low, high = _bound(apart), _minus(_bound(-apart))
+    error = float(apart.std(ddof=1)) if np.isfinite(apart).all() else None
+    return Spread(low, high, _p_value(apart), error, WIDE if low is None or high is None else None)
+
+
+def common_clips(several: Sequence[Predictions]) -> list[Predictions]:
+    """Predictions of one task on the clips that all have, in the same order whichever comes first.
+
+    Raises UsageError where there is no such clip, or two disagree on a clip's label, fold or group.
+    """
+    first = several[0]
+    for other in several[1:]:
+        if first.kind != other.kind:
+            raise UsageError(
+                f"The first result is of a {first.kind} task, the second of a {other.kind} task, so they cannot be "
+                "compared. Choose two results of the same task."
+            )
+    if any(list(other.ids) != list(first.ids) for other in several[1:]):
+        several = _on_shared(several)
+    for other in several[1:]:
+        _check_same(several[0], other)
+    return list(several)
+
+
+def _on_shared(several: Sequence[Predictions]) -> list[Predictions]:
+    rows = [{name: row for row, name in enumerate(of.ids)} for of in several]
+    shared = [name for name in several[0].ids if all(name in of for of in rows[1:])]
     if not shared:
         raise UsageError(
             "The two results have no test clip in common, so they cannot be compared. Choose two results of the "
             "same task."
         )
-    if shared != [name for name in second.ids if name in rows[0]]:
+    among = set(shared)
+    if any(shared != [name for name in of.ids if name in among] for of in several[1:]):
         shared.sort()
-    a, b = (subset(of, np.array([row[name] for name in shared])) for of, row in zip((first, second), rows, strict=True))
+    return [subset(of, np.array([row[name] for name in shared])) for of, row in zip(several, rows, strict=True)]
+
+
+def _check_same(a: Predictions, b: Predictions) -> None:
     for what, values in {
         "label": (a.truth, b.truth),
         "fold": (a.folds.tolist(), b.folds.tolist()),
         "group": (a.groups, b.groups),
     }.items():
-        for name, one, other in zip(shared, *values, strict=True):
+        for name, one, other in zip(a.ids, *values, strict=True):
             if one != other:
                 raise UsageError(
                     f'The two results disagree on the {what} of the test clip {name}: "{one}" and "{other}". They '
                     "were made on different data or splits and cannot be compared; run one of them again."
                 )
-    return a, b
 
 
 def _bound(apart: npt.NDArray[np.float64]) -> float | None:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from aape_bench.finetune.job import Trained, Work
+    from aape_bench.moments import Moments
+    from aape_bench.problem import Fit, Problem
     from aape_bench.progress import Progress
     from aape_bench.selection import ModelChoice
 
@@ -83,36 +85,44 @@ class Made:
     clear: Callable[[], None] = lambda: None
 
 
-def judge(
+def problem_of(
     task: Task,
     table: pd.DataFrame,
     rotations: Sequence[Rotation],
     embeddings: npt.NDArray[np.float32],
     counts: npt.NDArray[np.int64],
-    name: str,
-    settings: Any,
-    seed: int,
-    advance: Callable[[int], None],
-) -> Outcome:
-    """Let the protocol `name` predict every test clip.
+) -> tuple[Problem, Moments | None]:
+    """What a protocol of frozen embeddings is given; in event tasks also the moments that its rows are.
 
     embeddings: (clips, d) of scenes; in event tasks (moments, 1 + d), the time in ms first, `counts` (clips,) of them
     for each clip.
     """
-    fit = protocol(name).fit
-    if task.kind == "event":
-        from aape_bench.events import HEAR_GRID
-        from aape_bench.moments import decide, moments_of, problem_of_moments
+    if task.kind != "event":
+        return problem_of_scenes(task, embeddings, table, rotations), None
+    from aape_bench.events import HEAR_GRID
+    from aape_bench.moments import moments_of, problem_of_moments
 
-        clip = np.repeat(np.arange(len(counts)), counts)
-        moments = moments_of(task.metric, table, embeddings[:, 0], clip, task.postprocessing or HEAR_GRID)
-        fits = fit(problem_of_moments(moments, table, rotations, embeddings[:, 1:]), settings, seed, advance)
+    clip = np.repeat(np.arange(len(counts)), counts)
+    moments = moments_of(task.metric, table, embeddings[:, 0], clip, task.postprocessing or HEAR_GRID)
+    return problem_of_moments(moments, table, rotations, embeddings[:, 1:]), moments
+
+
+def judge(
+    task: Task,
+    table: pd.DataFrame,
+    rotations: Sequence[Rotation],
+    problem: Problem,
+    moments: Moments | None,
+    fits: Sequence[Fit],
+) -> Outcome:
+    """What the fits of a problem say of every test clip. table, rotations, problem, moments: see `problem_of`."""
+    if moments is not None:
+        from aape_bench.moments import decide
+
         decisions = decide(moments, rotations, fits)
         predictions = predictions_of_events(task, table, rotations, moments.classes, [one.events for one in decisions])
         choices = [{**one.choice, "events": how.choice} for one, how in zip(fits, decisions, strict=True)]
     else:
-        problem = problem_of_scenes(task, embeddings, table, rotations)
-        fits = fit(problem, settings, seed, advance)
         predictions = predictions_of_scenes(task, table, problem, fits)
         choices = [one.choice for one in fits]
     return Outcome(predictions, choices, list(dict.fromkeys(remark for one in fits for remark in one.remarks)))
@@ -156,10 +166,11 @@ def write_result(results_dir: Path, evaluation: Evaluation, outcome: Outcome) ->
             "partial": partial(e.task, e.table),
             "skipped": e.skipped,
             "repeated": e.repeated,
+            "deciding": records.part_of_key(e.task),
         },
         treatment=dict(e.treatment),
         protocol={**e.protocol, "choices": outcome.choices, "remarks": outcome.remarks},
-        scores=_scores(e, outcome.predictions),
+        scores=scores_of(e.task, e.model.seed, outcome.predictions),
         stages=e.stages,
         pretrain_overlap=e.overlap,
         predictions=predictions.as_posix(),
@@ -168,8 +179,8 @@ def write_result(results_dir: Path, evaluation: Evaluation, outcome: Outcome) ->
     return records.write_record(results_dir, record)
 
 
-def _scores(evaluation: Evaluation, predictions: Predictions) -> dict[str, Any]:
-    task, seed = evaluation.task, evaluation.model.seed
+def scores_of(task: Task, seed: int, predictions: Predictions) -> dict[str, Any]:
+    """A record's `scores`, of predictions alone."""
     names = dict.fromkeys([task.metric, *task.metrics, *metrics.DEFAULTS[task.kind]])
     measured = metrics.measure_all(list(names), predictions, task.name, seed)
     values = {name: metrics.measure_value(name, predictions, task.name, seed) for name in predictions.values}

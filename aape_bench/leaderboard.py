@@ -7,6 +7,8 @@ saw the task, stand below the clean ones and have no rank; published numbers are
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,9 @@ from aape_bench.storage import write_text
 if TYPE_CHECKING:
     import pandas as pd
 
+#: Overlaps of pre-training and test audio that keep a row from being ranked.
+KNOWN_OVERLAPS = ("train", "test", "same-generator")
+
 COLUMNS = [
     "model", "task", "protocol", "metric", "score", "ci_low", "ci_high", "n_test", "folds", "partial", "weights",
     "pretrain_overlap", "seeds", "parameters", "dimension", "seconds", "date", "record",
@@ -27,19 +32,38 @@ COLUMNS = [
 ]  # fmt: skip
 
 
-def leaderboard(results_dir: Path) -> tuple[pd.DataFrame, list[str]]:
-    """All rows in COLUMNS, clean rows first within a task and protocol, by falling score; and what was left out.
+@dataclass(frozen=True)
+class Entry:
+    """What one row stands on. seeds: seed -> (path relative to the results folder, record), in order of seeds."""
+
+    seeds: Mapping[int, tuple[str, Record]]
+
+    @property
+    def first(self) -> Record:
+        """Of the lowest seed."""
+        return self.records[0]
+
+    @property
+    def records(self) -> list[Record]:
+        return [record for _, record in self.seeds.values()]
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """Why the row may not be ranked with clean ones; empty where it may."""
+        return marks_of(self.first.task["partial"], self.first.model["weights"], self.first.pretrain_overlap)
+
+
+def entries(results_dir: Path) -> tuple[list[Entry], list[str]]:
+    """What every row stands on, by task, protocol, data and label; and what was left out.
 
     A row stands on the newest record of its label and on those of other seeds that differ from it in nothing else.
     """
-    import pandas as pd
-
     found, remarks = read_all(results_dir)
     cells: dict[tuple[str, ...], list[tuple[str, Record]]] = defaultdict(list)
     for path, record in found:
         cell = (record.task["name"], record.protocol["label"], record.task["fingerprint"], record.model["label"])
         cells[cell].append((path, record))
-    rows = []
+    every = []
     for records in cells.values():
         records.sort(key=lambda entry: (entry[1].date, entry[1].key), reverse=True)
         newest = records[0][1]
@@ -47,17 +71,28 @@ def leaderboard(results_dir: Path) -> tuple[pd.DataFrame, list[str]]:
         for path, record in records:
             if record.lineage == newest.lineage:
                 by_seed.setdefault(record.seed, (path, record))
-        rows.append(_row(results_dir, by_seed, remarks))
+        every.append(Entry(dict(sorted(by_seed.items()))))
         if older := len(records) - len(by_seed):
             remarks.append(
                 f"{newest.model['label']} on {newest.task['name']}: {older} older record(s) of other code, settings or "
                 "device are left out."
             )
+    return every, remarks
+
+
+def leaderboard(results_dir: Path) -> tuple[pd.DataFrame, list[str]]:
+    """All rows in COLUMNS, clean rows first within a task and protocol, by falling score; and what was left out."""
+    import pandas as pd
+
+    every, remarks = entries(results_dir)
+    rows = [_row(results_dir, entry, remarks) for entry in every]
     board = pd.DataFrame(rows, columns=COLUMNS)
     board["_unranked"] = ~is_clean(board)
     board["score"] = board["score"].astype(float)
     # the better, the higher: error rates turned round
-    board["_merit"] = board["score"] * [-1.0 if metrics.lower_is_better(name) else 1.0 for name in board["metric"]]
+    sign = [-1.0 if metrics.lower_is_better(name) else 1.0 for name in board["metric"]]
+    # means over folds of equal scores may differ in their last digit
+    board["_merit"] = (board["score"] * sign).round(12)
     order = ["task", "protocol", "data", "_unranked", "_merit", "model"]
     board = board.sort_values(order, ascending=[True, True, True, True, False, True], ignore_index=True)
     ranked = board[~board["_unranked"]].groupby(["task", "protocol", "data"])
@@ -66,13 +101,18 @@ def leaderboard(results_dir: Path) -> tuple[pd.DataFrame, list[str]]:
     return board[COLUMNS], remarks
 
 
+def marks_of(partial: str, weights: str, overlap: str) -> tuple[str, ...]:
+    """Why a row may not be ranked with clean ones, by its three columns: not whole data, no training, known overlap."""
+    found = {"partial": partial != "", "random": weights == "random", "overlap": overlap in KNOWN_OVERLAPS}
+    return tuple(mark for mark, there in found.items() if there)
+
+
 def is_clean(board: pd.DataFrame) -> pd.Series[bool]:
     """Rows that may be ranked: whole data, no random weights, no known overlap with the pre-training audio."""
-    return (
-        (board["partial"] == "")
-        & (board["weights"] != "random")
-        & ~board["pretrain_overlap"].isin(["train", "test", "same-generator"])
-    )
+    import pandas as pd
+
+    columns = (board[name] for name in ("partial", "weights", "pretrain_overlap"))
+    return pd.Series([not marks_of(*cells) for cells in zip(*columns, strict=True)], board.index, dtype=bool)
 
 
 def wide(board: pd.DataFrame) -> pd.DataFrame:
@@ -129,10 +169,9 @@ def write_leaderboard(results_dir: Path, board: pd.DataFrame) -> tuple[Path, Pat
     return paths
 
 
-def _row(results_dir: Path, by_seed: dict[int, tuple[str, Record]], remarks: list[str]) -> dict[str, Any]:
-    ordered = [by_seed[seed] for seed in sorted(by_seed)]
-    path, first = ordered[0]
-    records = [record for _, record in ordered]
+def _row(results_dir: Path, entry: Entry, remarks: list[str]) -> dict[str, Any]:
+    path, first = next(iter(entry.seeds.values()))
+    records = entry.records
     scores = [record.scores["score"] for record in records]
     defined = None not in scores
     try:

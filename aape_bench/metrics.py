@@ -23,6 +23,7 @@ from aape_bench.resampling import (
     SINGLE_UNIT,
     UNANIMOUS_METHOD,
     WIDE,
+    Resamples,
     interval,
     resample,
     unanimous,
@@ -119,18 +120,28 @@ def draws(metric: str, predictions: Predictions | Sequence[Predictions], task: s
     Shifted as `Metric.limits` says. A draw may be infinite (d') or NaN (no class counts in it).
     """
     several = [predictions] if isinstance(predictions, Predictions) else list(predictions)
+    each = draws_of_each(metric, several, task, seed)
+    if each is None:
+        return None
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.mean(each, axis=0))
+
+
+def draws_of_each(metric: str, several: Sequence[Predictions], task: str, seed: int) -> Array | None:
+    """`draws` of each of several predictions of the same clips, (predictions, DRAWS): clips are drawn once for all."""
     first = several[0]
     for other in several[1:]:
         if list(other.ids) != list(first.ids) or (other.folds != first.folds).any():
             raise ValueError("predictions are averaged only where they are of the same clips")
+    resamples = _resamples(by_fold(first), task, seed)
+    if resamples is None:
+        return None
+    how = METRICS[metric]
     each = []
     for one in several:
-        drawn = _draws({metric: METRICS[metric]}, by_fold(one), task, seed)
-        if drawn is None:
-            return None
-        each.append(_shifted(METRICS[metric], drawn[metric], score(metric, one)))
-    with np.errstate(invalid="ignore"):
-        return np.asarray(np.mean(each, axis=0))
+        drawn = _draws({metric: how}, by_fold(one), resamples)[metric]
+        each.append(drawn if how.limits is None else _shifted(how, drawn, score(metric, one)))
+    return np.array(each)
 
 
 @dataclass(frozen=True)
@@ -240,7 +251,8 @@ def _mean_rankings(predictions: Predictions) -> list[list[float | None]]:
 def _measure(metrics: Mapping[str, Metric], predictions: Predictions, task: str, seed: int) -> dict[str, Measurement]:
     parts = by_fold(predictions)
     points = _points(metrics, parts)
-    drawn = _draws(metrics, parts, task, seed)
+    resamples = _resamples(parts, task, seed)
+    drawn = None if resamples is None else _draws(metrics, parts, resamples)
     return {
         name: _measurement(metric, points[name], None if drawn is None else drawn[name], parts)
         for name, metric in metrics.items()
@@ -261,21 +273,25 @@ def _points(metrics: Mapping[str, Metric], parts: Mapping[str, Predictions]) -> 
     return points
 
 
-def _draws(
-    metrics: Mapping[str, Metric], parts: Mapping[str, Predictions], task: str, seed: int
-) -> dict[str, Array] | None:
-    """The score of every metric on every resample, (DRAWS,) each."""
+def _resamples(parts: Mapping[str, Predictions], task: str, seed: int) -> dict[str, Resamples] | None:
+    """Those of every fold, or None where one has a single group or clip."""
     unit = {fold: units(part.groups) for fold, part in parts.items()}
     if any(of.max() == 0 for of in unit.values()):
         return None
+    return {fold: resample(of, fold, task, seed) for fold, of in unit.items()}
+
+
+def _draws(
+    metrics: Mapping[str, Metric], parts: Mapping[str, Predictions], resamples: Mapping[str, Resamples]
+) -> dict[str, Array]:
+    """The score of every metric on every resample, (DRAWS,) each."""
     repeats = next(iter(parts.values())).repeats
     drawn = {name: np.empty((len(parts), repeats, DRAWS)) for name in metrics}
     with np.errstate(invalid="ignore"):  # a d' of +inf beside one of -inf
         for at, (fold, part) in enumerate(parts.items()):
-            resamples = resample(unit[fold], fold, task, seed)
             for repeat in range(repeats):
                 prepared = _prepared(metrics, part, repeat)
-                for portion, weights in resamples.weights():
+                for portion, weights in resamples[fold].weights():
                     for figures, names in prepared:
                         found = figures(weights)
                         for name in names:

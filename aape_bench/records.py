@@ -10,13 +10,17 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aape_bench.errors import StorageError
-from aape_bench.identity import digest
+from aape_bench.exchange.shape import misfits
+from aape_bench.identity import digest, source_digest
 from aape_bench.predictions import Predictions
 from aape_bench.predictions import read as read_predictions
 from aape_bench.storage import safe_name, write_json
+
+if TYPE_CHECKING:
+    from aape_bench.task import Task
 
 SCHEMA = 2
 
@@ -28,12 +32,14 @@ class Record:
     lineage:  hash of all that decides the result but the seed and the data: only equal ones are averaged
     model:    label, identity, settings, weights, checkpoint, parameters, dimension
     task:     name, kind, metric, fingerprint, clips (evaluated), expected, partial, skipped [{clip, reason}],
-              repeated (clips whose file stands, byte for byte, in another fold or part as well)
+              repeated (clips whose file stands, byte for byte, in another fold or part as well),
+              deciding (what of it is part of the key; absent from older records)
     protocol: label, name, code, settings, choices (per rotation: tried and chosen)
     scores:   of the task's metric: score, interval {low, high, level, method}, reason where one is null, folds
               [{fold, score, clips}], repeats [score]; test_clips, groups, chance; metrics: the same of every metric;
               per_class; figures: the task's own
     stages:   embed (of frozen embeddings) and fit: seconds, peak_memory_mb, threads, versions; embed also batch_size
+              and busy, the share of its seconds during which the encoder computed
     """
 
     schema: int
@@ -61,6 +67,17 @@ def result_key(
     return digest({**about, "seed": seed})[:16]
 
 
+def part_of_key(task: Task) -> dict[str, Any]:
+    """What of a task, besides its data, decides a result: it is part of the result's key."""
+    return {
+        "metric": task.metric,
+        "kind": task.kind,
+        "metrics": task.metrics,
+        "figures": source_digest([task.figures.__module__]) if task.figures is not None else None,
+        "official": [task.clips, task.classes, task.part_clips],
+    }
+
+
 def record_paths(task: str, protocol: str, label: str, key: str) -> tuple[Path, Path]:
     """Record and predictions file, relative to the results folder."""
     name = f"{safe_name(label)}-{key}"
@@ -72,7 +89,9 @@ def record_paths(task: str, protocol: str, label: str, key: str) -> tuple[Path, 
 
 def predictions_of(results_dir: Path, record: Record) -> Predictions:
     """A record's predictions. Raises StorageError where they are missing or are not those it was written with."""
-    return read_predictions(results_dir / record.predictions, record.predictions_sha256)
+    _, own = record_paths(record.task["name"], record.protocol["label"], record.model["label"], record.key)
+    # another path may lead anywhere
+    return read_predictions(results_dir / own, record.predictions_sha256)
 
 
 def write_record(results_dir: Path, record: Record) -> Path:
@@ -100,8 +119,10 @@ def read_record(path: Path) -> Record:
             raise StorageError(
                 f"The record {path} is not as it was written (damaged, renamed or edited). Move it away and run again."
             )
+        if wrong := next(misfits(value), None):
+            raise StorageError(f"{path} is no record: {wrong}. Move it away and run again.")
         return Record(**{field.name: value[field.name] for field in fields(Record)})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise StorageError(
             f"{path} is not a readable record ({type(error).__name__}: {error}). Move it away and run again."
         ) from None

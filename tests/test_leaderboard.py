@@ -2,43 +2,69 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
-from aape_bench import records
+from aape_bench import identity, records
 from aape_bench.leaderboard import COLUMNS, leaderboard, wide, with_published, write_leaderboard
 
 
 def add(folder: Path, label: str, score: float, **changes: Any) -> None:
     """Write one record, complete but for its predictions (which only several seeds need)."""
     key = f"{abs(hash((label, score, str(changes)))):016x}"[:16]
-    task = {"name": "esc50", "metric": "accuracy", "fingerprint": "f" * 64, "partial": "", "clips": 2000}
-    model = {"label": label, "weights": "file:0", "parameters": 5, "dimension": 3, "identity": key}
+    task = {"name": "esc50", "kind": "multiclass", "metric": "accuracy", "fingerprint": "f" * 64, "partial": "",
+            "clips": 2000, "expected": 2000, "skipped": [], "repeated": 0}  # fmt: skip
+    model = {"label": label, "weights": "file:0", "parameters": 5, "dimension": 3, "identity": key, "settings": {},
+             "checkpoint": None}  # fmt: skip
+    fold = {"fold": "1", "score": score, "clips": 400, "classes": None}
+    interval = changes.get("interval", {"low": score - 0.1, "high": score + 0.1})
+    stage = {"peak_memory_mb": 1.0, "threads": 1, "versions": {}}
     record = records.Record(
         schema=records.SCHEMA,
         key=key,
         date=changes.get("date", "2026-01-01T00:00:00+00:00"),
         seed=changes.get("seed", 0),
-        lineage=changes.get("lineage", "one"),
+        lineage=identity.digest(changes.get("lineage", "one")),
         model={**model, "weights": changes.get("weights", "file:0")},
         task={**task, "partial": changes.get("partial", ""), "fingerprint": changes.get("data", "f" * 64)},
-        treatment={"device": "cpu"},
-        protocol={"label": changes.get("protocol", "linear")},
+        treatment={
+            "sample_rate": 16000,
+            "audio": "",
+            "code": "c" * 64,
+            "role": "scene",
+            "precision": "float32",
+            "device": "cpu",
+        },
+        protocol={
+            "label": changes.get("protocol", "linear"),
+            "name": "linear",
+            "code": "c" * 64,
+            "settings": {},
+            "choices": [],
+            "remarks": [],
+        },
         scores={
             "score": score,
-            "interval": changes.get("interval", {"low": score - 0.1, "high": score + 0.1}),
+            "interval": interval and {**interval, "level": 0.95, "method": "none"},
+            "reason": None,
+            "classes": None,
             "repeats": changes.get("repeats", [score]),
-            "folds": [{}] * 5,
+            "folds": [fold] * 5,
             "test_clips": 2000,
+            "groups": None,
             "chance": 0.02,
+            "metrics": {},
+            "per_class": [],
+            "figures": {},
         },
-        stages={"embed": {"seconds": 1.5}, "fit": {"seconds": 0.25}},
+        stages={"embed": {**stage, "seconds": 1.5}, "fit": {**stage, "seconds": 0.25}},
         pretrain_overlap=changes.get("overlap", "unknown"),
-        predictions="",
-        predictions_sha256="",
+        predictions="not/there",
+        predictions_sha256="0" * 64,
     )
     records.write_record(folder, record)
 
@@ -68,6 +94,13 @@ def test_only_clean_rows_are_ranked(tmp_path: Path) -> None:
     assert list(board["model"]) == ["best", "same", "worst", "partial", "random", "seen"]
     assert list(board["rank"].astype(object).where(board["rank"].notna(), None)) == [1, 1, 3, None, None, None]
     assert board["seconds"].iloc[0] == 1.75
+
+
+def test_equal_scores_share_a_rank_whatever_their_last_digit(tmp_path: Path) -> None:
+    add(tmp_path, "one", 0.67)
+    add(tmp_path, "other", 0.6699999999999999)
+    add(tmp_path, "third", 0.5)
+    assert list(board_of(tmp_path)["rank"]) == [1, 1, 3]
 
 
 def test_rows_part_by_label_protocol_and_data(tmp_path: Path) -> None:
@@ -109,6 +142,19 @@ def test_a_record_that_cannot_be_read_is_named_and_the_others_stand(tmp_path: Pa
     board, remarks = leaderboard(tmp_path)
     assert len(board) == 0
     assert len(remarks) == 2
+
+
+def test_a_record_of_wrong_types_is_named_whatever_its_seal(tmp_path: Path) -> None:
+    add(tmp_path, "m", 0.5)
+    add(tmp_path, "other", 0.6)
+    path = min(tmp_path.rglob("*.json"))
+    value = json.loads(path.read_text())
+    del value["seal"]
+    value["stages"]["fit"] = None
+    path.write_text(json.dumps({**value, "seal": identity.digest(value)}))
+    board, remarks = leaderboard(tmp_path)
+    assert len(board) == 1
+    assert "stages.fit is not an object" in remarks[0]
 
 
 def test_an_undefined_interval_stays_empty(tmp_path: Path) -> None:

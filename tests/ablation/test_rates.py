@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from ablation_scores import row
 from predicted import multiclass
+from record_factory import Model, small, write_result_of
 
-from aape_bench import records
 from aape_bench.ablation.rates import accuracy_by_rate, rates
 from aape_bench.errors import StorageError
-from aape_bench.identity import file_digest
-from aape_bench.predictions import Predictions, write
+from aape_bench.predictions import Predictions
 
 RATES = ["1.5 Hz", "2 Hz", "10 Hz", "2 Hz"]
 
 
 def evaluated(folder: Path, variant: str, seed: int, task: str, predictions: Predictions) -> dict[str, object]:
     """Write a record with its predictions; returns its row of the scores."""
-    key = f"{len(list(folder.rglob('*.json'))):016x}"
-    _, file = records.record_paths(task, "linear", variant, key)
-    write(folder / file, predictions)
-    record = records.Record(
-        schema=records.SCHEMA, key=key, date="2026-01-01", seed=seed, lineage="", model={"label": variant},
-        task={"name": task, "kind": "multiclass"}, treatment={}, protocol={"label": "linear"}, scores={}, stages={},
-        pretrain_overlap="none", predictions=file.as_posix(), predictions_sha256=file_digest(folder / file),
-    )  # fmt: skip
-    path = records.write_record(folder, record)
+    clips = replace(small("gtzan", len(predictions.ids), len(predictions.classes)), name=task)
+    path = write_result_of(folder, Model(variant, seed=seed), clips, predictions)
     return row(variant, seed, task, 0.5, record=path.relative_to(folder).as_posix())
 
 
