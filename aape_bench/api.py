@@ -12,13 +12,14 @@ What is there already is not computed again; results go where the command line p
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aape_bench import escapes
 from aape_bench.errors import UsageError, raise_all
 from aape_bench.records import Record
 
@@ -110,19 +111,21 @@ def run(
     trust_remote_code: bool = False,
     references: bool = False,
     device: str = "auto",
-    batch_size: int = 32,
+    precision: str = "float32",
+    batch_size: int | str = "auto",
     executor: str = "local",
     progress: bool = False,
 ) -> Results:
     """Evaluate models on tasks; what is there already is not computed again.
 
-    model, task, protocol: names as on the command line, several at commas or in a list. settings: of every model named
-    (`--set`). protocol_settings: of every protocol named (`--protocol-set`). weights: a checkpoint file, "random" or
-    "default". seed: one, or several for a result each. data_dir, cache_dir, results_dir: folders; None as the command
-    line chooses them. allow_partial: evaluate on the clips that are there. skip_broken: leave out clips that cannot be
-    decoded. trust_remote_code: of hub models. references: run the encoders that a task asks for in its table, too.
-    device: "auto", "cpu" or "cuda". batch_size: clips given to the encoder at once. executor: "local" or "local:N".
-    progress: say on standard error how far it is.
+    model, task, protocol: names as on the command line, several at commas or in a list; a Path is one name, whatever
+    marks are in it. settings: of every model named (`--set`). protocol_settings: of every protocol named
+    (`--protocol-set`). weights: a checkpoint file, "random" or "default". seed: one, or several for a result each.
+    data_dir, cache_dir, results_dir: folders; None as the command line chooses them. allow_partial: evaluate on the
+    clips that are there. skip_broken: leave out clips that cannot be decoded. trust_remote_code: of hub models.
+    references: run the encoders that a task asks for in its table, too. device: "auto", "cpu" or "cuda".
+    precision: of frozen encoders, "float32" or "bf16". batch_size: clips given to the encoder at once, or "auto".
+    executor: "local" or "local:N". progress: say on standard error how far it is.
 
     Raises BenchError, in a paragraph that says what to do, where something cannot be run or has failed; what was
     finished before stays in `results_dir`, and the same call goes on from there.
@@ -132,8 +135,13 @@ def run(
     from aape_bench.progress import Silent
     from aape_bench.records import read_record
 
-    if not isinstance(batch_size, Integral) or batch_size < 1:
-        raise UsageError(f"batch_size must be a whole number from 1, not {batch_size!r}.")
+    flags = {
+        "allow_partial": allow_partial, "skip_broken": skip_broken, "trust_remote_code": trust_remote_code,
+        "references": references, "progress": progress,
+    }  # fmt: skip
+    for name, flag in flags.items():
+        if flag not in (True, False):  # the text "no" would be true
+            raise UsageError(f"{name} takes True or False, not {flag!r}.")
     if not isinstance(executor, str):
         raise UsageError(f'executor takes "local" or "local:N", not {executor!r}.')
     workers = parse_executor(executor)
@@ -144,7 +152,8 @@ def run(
         allow_partial=allow_partial,
         skip_broken=skip_broken,
         device=environment.resolve_device(device),
-        batch_size=int(batch_size),
+        batch_size=environment.resolve_batch_size(batch_size),
+        precision=environment.resolve_precision(precision),
         references=references,
         notes=progress,
     )
@@ -187,10 +196,10 @@ def _row(record: Record) -> dict[str, Any]:
 
 
 def _names(given: Any, what: str) -> list[str]:
-    names = [given] if isinstance(given, str | Path) else list(given) if isinstance(given, Iterable) else [None]
+    names = _listed(given)
     if not all(isinstance(name, str | Path) for name in names):
         raise UsageError(f"{what} takes a name or a list of names, not {given!r}.")
-    return [str(name) for name in names]
+    return [escapes.escaped(str(name)) if isinstance(name, Path) else name for name in names]
 
 
 def _texts(settings: Any, what: str) -> dict[str, str]:
@@ -206,27 +215,29 @@ def _text(value: Any) -> str:
 def _weights(given: Any) -> str:
     if not isinstance(given, str | Path):
         raise UsageError(f'weights takes a file, "random" or "default", not {given!r}.')
-    return str(_home(Path(given)))
+    return str(given)
 
 
 def _folder(given: Any, kind: str) -> Path:
     from aape_bench.environment import default_folder
+    from aape_bench.selection import whole_path
 
-    if given is not None and (not isinstance(given, str | Path) or not str(given)):
+    if given is not None and (not isinstance(given, str | Path) or not str(given) or "\0" in str(given)):
         raise UsageError(f"{kind}_dir takes a folder, not {given!r}.")
     # absolute: a foreign module may change the working directory
-    return (default_folder(kind) if given is None else _home(Path(given))).absolute()
+    return whole_path(default_folder(kind) if given is None else given)
 
 
-def _home(path: Path) -> Path:
+def _listed(given: Any) -> list[Any]:
+    """What a list, an array or the like holds; anything else alone."""
     try:
-        return path.expanduser()
-    except RuntimeError:
-        raise UsageError(f"{path} names a home folder that is not known. Write the path out.") from None
+        return [given] if isinstance(given, str | bytes) else list(given)
+    except TypeError:
+        return [given]
 
 
 def _seeds(given: Any) -> list[int]:
-    seeds = [given] if isinstance(given, Integral) else list(given) if isinstance(given, Iterable) else []
+    seeds = _listed(given)
     if not seeds or any(isinstance(seed, bool) or not isinstance(seed, Integral) or seed < 0 for seed in seeds):
         raise UsageError(f"seed takes a whole number from 0, or a list of them, not {given!r}.")
     return list(dict.fromkeys(int(seed) for seed in seeds))

@@ -6,6 +6,7 @@ The header is read without torch, so planning knows a checkpoint's config. Nothi
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 _KEY = "aape_bench"
+#: The card's field that says that weights were drawn from a seed and not trained.
+RANDOM_WEIGHTS = "random_weights"
 _LARGEST_HEADER = 100_000_000  # safetensors' own limit
 #: How files begin that `torch.save` wrote.
 _PICKLES = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
@@ -59,11 +62,24 @@ def is_pickle(path: Path) -> bool:
         return False
 
 
+def why_not_unpickled(error: Exception) -> str:
+    """What is wrong with a pickle that torch refused to read, less torch's advice to read it without care."""
+    text = str(error)
+    if found := re.search(r"GLOBAL (\S+)", text):
+        return f"it names {found[1]}, which only code could restore"
+    if "TorchScript" in text:
+        return "it is a TorchScript program"
+    if "weights_only" in text or not text:
+        return "it is damaged, or holds no weights"
+    first = text.strip().splitlines()[0].partition(". ")[0]
+    return first if " " in first else f"it is damaged, {type(error).__name__}: {first}"
+
+
 def read_header(path: Path) -> CheckpointHeader:
     """The header of a safetensors file. Raises CheckpointError where the file is missing or something else."""
-    if path.exists() and not path.is_file():
-        raise CheckpointError(f"The checkpoint {path} is no regular file. Correct --weights.")
     try:
+        if path.exists() and not path.is_file():
+            raise CheckpointError(f"The checkpoint {path} is no regular file. Correct --weights.")
         with path.open("rb") as handle:
             start = handle.read(8)
             length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from aape_bench import console
+from aape_bench.cli_options import DataDir, complete_tasks
 from aape_bench.errors import BenchError, UsageError, raise_all
 
 if TYPE_CHECKING:
@@ -22,18 +23,8 @@ app = typer.Typer(
 )
 
 
-def _complete_tasks(incomplete: str) -> list[str]:
-    from aape_bench import registry
-
-    return [name for name in registry.task_names() if name.startswith(incomplete)]
-
-
 Names = Annotated[
-    list[str], typer.Argument(metavar="TASK...", autocompletion=_complete_tasks, help="Names of tasks, or 'all'.")
-]
-DataDir = Annotated[
-    Optional[Path],  # noqa: UP045  (Typer on Python 3.11 reads Optional)
-    typer.Option("--data-dir", help="Folder that holds the data sets' folders.", show_default=False),
+    list[str], typer.Argument(metavar="TASK...", autocompletion=complete_tasks, help="Names of tasks, or 'all'.")
 ]
 
 
@@ -41,7 +32,7 @@ DataDir = Annotated[
 def status(
     task: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Argument(metavar="[TASK...]", autocompletion=_complete_tasks, help="Of these tasks (default: all)."),
+        typer.Argument(metavar="[TASK...]", autocompletion=complete_tasks, help="Of these tasks (default: all)."),
     ] = None,
     data_dir: DataDir = None,
 ) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
+from aape_bench.cli_options import Assignments, Weights
 from aape_bench.errors import UsageError
 
 EXAMPLES = (
@@ -22,13 +23,8 @@ def export(
     model: Annotated[str, typer.Option("--model", "-m", help="NAME or NAME{key=value;...}.")],
     out: Annotated[Path, typer.Option("--out", help="A new folder; of a HEAR package also its name.")],
     form: Annotated[str, typer.Option("--format", help="safetensors, onnx or hear.")] = "safetensors",
-    weights: Annotated[
-        str, typer.Option("--weights", help="A checkpoint FILE, 'random' (drawn from --seed) or 'default'.")
-    ] = "default",
-    set_: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option("--set", help="key=value; repeat.", show_default=False),
-    ] = None,
+    weights: Weights = "default",
+    set_: Assignments = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of random weights.")] = 0,
     timestamps: Annotated[
         bool, typer.Option("--timestamps", help="ONNX: write timestamp embeddings, too, to a file of their own.")
@@ -47,7 +43,7 @@ def export(
     chosen = select_models([model], split_assignments(";".join(set_ or [])), weights, [seed])
     if len(chosen) > 1:
         raise UsageError(f'One model is exported at a time, but "{model}" names {len(chosen)}.')
-    if chosen[0].weights == "random" and weights != "random" and "weights=random" not in model:
+    if chosen[0].draws_from_seed and weights != "random" and "weights=random" not in model:
         raise UsageError(
             f"{chosen[0].label} has no trained weights here. Name some with --weights FILE, or say --weights random."
         )

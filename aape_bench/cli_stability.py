@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from aape_bench import console
-from aape_bench.cli_options import MODEL_HELP, CacheDir, DataDir, Device
+from aape_bench.cli_options import Assignments, BatchSize, CacheDir, DataDir, Device, Models, SkipBroken, Tasks, Weights
+from aape_bench.cli_results import ResultsDir
 from aape_bench.errors import BenchError, StorageError, UsageError, raise_all
 
 if TYPE_CHECKING:
@@ -28,20 +28,10 @@ SHIFTS_SHOWN = 5  # of all that were measured; the CSV and the picture have ever
 
 
 def stability(
-    model: Annotated[
-        list[str],
-        typer.Option("--model", "-m", help=MODEL_HELP),
-    ],
-    task: Annotated[
-        list[str], typer.Option("--task", "-t", help="NAME, hear:DIR[@RATE], glob or 'all'; repeat, or commas.")
-    ],
-    set_: Annotated[
-        Optional[list[str]],  # noqa: UP045  (Typer on Python 3.11 reads Optional)
-        typer.Option("--set", help="key=value, for every model named; repeat.", show_default=False),
-    ] = None,
-    weights: Annotated[
-        str, typer.Option("--weights", help="A checkpoint FILE, 'random' (drawn from --seed) or 'default'.")
-    ] = "default",
+    model: Models,
+    task: Tasks,
+    set_: Assignments = None,
+    weights: Weights = "default",
     clips: Annotated[int, typer.Option("--clips", min=2, help="Test clips: a seeded, stratified part of all.")] = 200,
     train_clips: Annotated[
         int, typer.Option("--train-clips", min=2, help="Training and validation clips of the probe, likewise.")
@@ -50,18 +40,13 @@ def stability(
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of clips, jitter, random weights and bootstrap.")] = 0,
     data_dir: DataDir = None,
     cache_dir: CacheDir = None,
-    results_dir: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option("--results-dir", help="Where results go (default: ./results).", show_default=False),
-    ] = None,
+    results_dir: ResultsDir = None,
     allow_partial: Annotated[
         bool, typer.Option("--allow-partial", help="Measure on the clips that are there; the result is marked.")
     ] = False,
-    skip_broken: Annotated[
-        bool, typer.Option("--skip-broken", help="Leave out clips that cannot be decoded; they are recorded.")
-    ] = False,
+    skip_broken: SkipBroken = False,
     device: Device = "auto",
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Clips given to the encoder at once.")] = 32,
+    batch_size: BatchSize = 32,
 ) -> None:
     """Compare clips with themselves shifted, stretched and jittered; what is there already is not computed again.
 

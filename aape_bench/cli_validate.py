@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from aape_bench import console
-from aape_bench.cli_options import MODEL_HELP, Device
+from aape_bench.cli_options import Assignments, Device, Models, Weights
 
 if TYPE_CHECKING:
     from aape_bench.validation import Report
@@ -21,17 +21,9 @@ STYLES = {"pass": "green", "warn": "yellow", "fail": "bold red", "skip": "dim"}
 
 
 def validate(
-    model: Annotated[
-        list[str],
-        typer.Option("--model", "-m", help=MODEL_HELP),
-    ],
-    set_: Annotated[
-        Optional[list[str]],  # noqa: UP045  (Typer on Python 3.11 reads Optional)
-        typer.Option("--set", help="key=value, for every model named; repeat.", show_default=False),
-    ] = None,
-    weights: Annotated[
-        str, typer.Option("--weights", help="A checkpoint FILE, 'random' (drawn from --seed) or 'default'.")
-    ] = "default",
+    model: Models,
+    set_: Assignments = None,
+    weights: Weights = "default",
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of random weights.")] = 0,
     device: Device = "auto",
 ) -> None:

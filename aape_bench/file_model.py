@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.machinery import ModuleSpec, SourceFileLoader, all_suffixes
@@ -19,9 +19,10 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from aape_bench.errors import ModelError, UsageError
-from aape_bench.foreign_model import HearChoice, foreign_weights, source_of
-from aape_bench.hear_in import as_loaded, blamed, draws_weights, load_seeded, package_version, sizes_of, wrap_hear_model
+from aape_bench.foreign_model import HearChoice, blaming, foreign_weights, source_of
+from aape_bench.hear_in import as_loaded, draws_weights, load_seeded, package_version, sizes_of, wrap_hear_model
 from aape_bench.identity import digest, files_digest, module_file
+from aape_bench.selection import whole_path
 from aape_bench.storage import safe_name
 
 if TYPE_CHECKING:
@@ -83,9 +84,7 @@ class ModelFile:
         if not isinstance(made, Encoder):
             return wrap_hear_model(self.owner, self.module, made)
         sizes_of(self.owner, made)
-        if not isinstance(made, _Blaming):  # a function may return one object again and again
-            made.__class__ = _blaming(type(made), self.owner)
-        return made.eval()
+        return blaming(made, self.owner).eval()
 
     @cached_property
     def code(self) -> str:
@@ -150,7 +149,7 @@ class FileChoice(HearChoice):
 
     def identify(self, encoder: Encoder) -> str:
         """Hash of the code, and of what was loaded."""
-        return digest({"file": self.source.code, **as_loaded(encoder)})
+        return digest({"file": self.source.code, **as_loaded(self.source.owner, encoder)})
 
 
 def choose_file(name: str, settings: Mapping[str, Any], weights: str, seed: int) -> FileChoice:
@@ -170,7 +169,7 @@ def read_model_file(name: str) -> ModelFile:
     path, _, function = name.rpartition(":")
     if not function.isidentifier():
         raise UsageError(f'The model "{name}" names no function that makes it. Name it {name.rstrip(":")}:FUNCTION.')
-    file = Path(path).expanduser().absolute()
+    file = whole_path(path)
     if not file.is_file():
         raise UsageError(f"There is no file {file}. Correct --model.")
     # by its path: files of one name in two folders are two modules
@@ -186,31 +185,6 @@ def read_model_file(name: str) -> ModelFile:
     if not callable(getattr(module, function, None)):
         raise UsageError(f'{file} has no function "{function}". Correct --model {file.name}:{function}.')
     return ModelFile(file, function, module)
-
-
-class _Blaming:
-    """Marks classes that `_blaming` made."""
-
-
-def _blaming(kind: type, owner: str) -> type:
-    """The same class; what its answers raise, its exit, or no tensor is an error that names the file."""
-
-    def asked(name: str) -> Callable[..., Any]:
-        def answer(self: Any, *given: Any, **named: Any) -> Any:
-            import torch
-
-            with blamed(owner, name):
-                made = getattr(kind, name)(self, *given, **named)
-                if not all(isinstance(one, torch.Tensor) for one in (made if isinstance(made, tuple) else (made,))):
-                    raise TypeError(f"it returns a {type(made).__name__}, not what aape_bench.encoder.Encoder asks for")
-                return made
-
-        return answer
-
-    own = {name: asked(name) for name in ("scene_embeddings", "timestamp_embeddings")}
-    return type(
-        kind.__name__, (kind, _Blaming), {**own, "__module__": kind.__module__, "__qualname__": kind.__qualname__}
-    )
 
 
 def _imported_names(file: Path, root: Path) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,8 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aape_bench.errors import CheckpointError, UsageError
-from aape_bench.hear_in import draws_weights, hear_identity, load_hear_encoder
+from aape_bench.hear_in import (
+    blamed,
+    draws_weights,
+    hear_identity,
+    load_hear_encoder,
+    owner_of,
+    refuse_valueless,
+    sizes_of,
+)
 from aape_bench.identity import digest, file_digest
+from aape_bench.plugin import EncoderPlugin
 from aape_bench.selection import ModelChoice
 
 if TYPE_CHECKING:
@@ -68,7 +77,7 @@ class HearChoice(ModelChoice):
 
 def choose_hear(module: str, settings: Mapping[str, Any], weights: str, seed: int) -> HearChoice:
     """The HEAR module of a dotted name; other arguments as `selection.select_model`."""
-    owner = f'HEAR module "{module}"'
+    owner = owner_of(module)
     path, sha256 = foreign_weights(owner, settings, weights)
     label = f"hear:{module}" + (f"@{sha256[:8]}" if sha256 else "")
     encoder = load_hear_encoder(module, path, seed)
@@ -93,6 +102,48 @@ def foreign_weights(owner: str, settings: Mapping[str, Any], weights: str) -> tu
     if not path.is_file():
         raise CheckpointError(f"There is no checkpoint {path}. Correct --weights.")
     return path, file_digest(path)
+
+
+class _Blaming:
+    """Marks classes that `blaming` made."""
+
+
+def blaming(encoder: Encoder, owner: str) -> Encoder:
+    """The same object; what its answers raise, its exit, or no tensor is an error that names the owner."""
+
+    def asked(name: str) -> Callable[..., Any]:
+        def answer(self: Any, *given: Any, **named: Any) -> Any:
+            import torch
+
+            with blamed(owner, name):
+                made = getattr(kind, name)(self, *given, **named)
+                if not all(isinstance(one, torch.Tensor) for one in (made if isinstance(made, tuple) else (made,))):
+                    raise TypeError(f"it returns a {type(made).__name__}, not what aape_bench.encoder.Encoder asks for")
+                return made
+
+        return answer
+
+    kind = type(encoder)
+    if issubclass(kind, _Blaming):  # a function may return one object again and again
+        return encoder
+    own = {name: asked(name) for name in ("scene_embeddings", "timestamp_embeddings")}
+    about = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
+    encoder.__class__ = type(kind.__name__, (kind, _Blaming), {**own, **about})
+    return encoder
+
+
+def build_foreign(plugin: EncoderPlugin, config: Any, seed: int) -> Encoder:
+    """The encoder of another package's plugin. Raises ModelError, which names the plugin, whatever is wrong with it."""
+    from aape_bench.encoder import Encoder
+
+    owner = f'model "{plugin.name}"'
+    with blamed(owner, "its build function"):
+        encoder = plugin.build(config, seed)
+        if not isinstance(encoder, Encoder):
+            raise TypeError(f"it returns a {type(encoder).__name__}, not an aape_bench.encoder.Encoder")
+        refuse_valueless(owner, encoder)
+    sizes_of(owner, encoder)
+    return blaming(encoder, owner)
 
 
 def source_of(sha256: str | None, random: bool) -> str:

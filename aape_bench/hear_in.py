@@ -20,12 +20,18 @@ from aape_bench.identity import digest, files_digest, source_digest
 from aape_bench.randomness import torch_stream
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from aape_bench.encoder import Encoder
 
 _FUNCTIONS = ("load_model", "get_scene_embeddings", "get_timestamp_embeddings")
 _SIZES = ("sample_rate", "scene_embedding_size", "timestamp_embedding_size")
+
+
+def owner_of(name: str) -> str:
+    """As messages call a HEAR module."""
+    return f'HEAR module "{name}"'
 
 
 def import_hear_module(name: str) -> ModuleType:
@@ -43,6 +49,8 @@ def missing_functions(module: ModuleType) -> list[str]:
 
 def import_foreign(name: str) -> ModuleType:
     """Import any module by dotted name. Raises UsageError or ModelError in plain words."""
+    if not all(name.split(".")):
+        raise UsageError(f'"hear:{name}" names no module. Name it by its dots: hear:MODULE or hear:PACKAGE.MODULE.')
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -60,8 +68,7 @@ def load_hear_encoder(name: str, weights: Path | None, seed: int) -> Encoder:
 
     seed: of torch's global generator while it loads, for modules that draw what they do not load.
     """
-    module = import_hear_module(name)
-    owner = f'HEAR module "{name}"'
+    module, owner = import_hear_module(name), owner_of(name)
     doing = f"load_model({weights})" if weights else "load_model()"
     arguments = () if weights is None else (str(weights),)
     return wrap_hear_model(owner, module, load_seeded(owner, doing, lambda: module.load_model(*arguments), seed))
@@ -70,13 +77,30 @@ def load_hear_encoder(name: str, weights: Path | None, seed: int) -> Encoder:
 def load_seeded(owner: str, doing: str, load: Callable[[], Any], seed: int) -> Any:
     """What a foreign function returns, torch's global generator beginning at the seed and then put back.
 
-    Raises ModelError in the owner's name for whatever it raises.
+    Raises ModelError in the owner's name for whatever it raises, and for a module whose parameters have no values.
     """
     import torch
 
     with torch.random.fork_rng(devices=[]), blamed(owner, doing):
         torch.manual_seed(seed)
-        return load()
+        loaded = load()
+        if isinstance(loaded, torch.nn.Module):
+            refuse_valueless(owner, loaded)
+        return loaded
+
+
+def refuse_valueless(owner: str, model: torch.nn.Module) -> None:
+    """Raise ModelError where a parameter or buffer is only promised."""
+    from torch.nn.parameter import is_lazy
+
+    for kind, named in (("parameter", model.named_parameters()), ("buffer", model.named_buffers())):
+        for name, tensor in named:
+            if is_lazy(tensor) or tensor.is_meta:
+                raise ModelError(
+                    f"The {kind} {name} of the {owner} has no values: it belongs to a lazy layer that has met no audio "
+                    'yet, or is on the device "meta". Give it values before the model is returned, a lazy layer by '
+                    "one call with audio."
+                )
 
 
 #: Hz: what an encoder's sample rate may be.
@@ -87,7 +111,8 @@ def sizes_of(owner: str, model: Any) -> dict[str, int]:
     """HEAR's three attributes of a model. Raises ModelError where one is no positive whole number."""
     sizes = {}
     for size in _SIZES:
-        value = getattr(model, size, None)
+        with blamed(owner, size):
+            value = getattr(model, size, None)
         if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
             raise ModelError(f"The model of the {owner} has no whole number {size}, as HEAR asks.")
         sizes[size] = value
@@ -149,9 +174,17 @@ def blamed(owner: str, doing: str) -> Iterator[None]:
     except (Exception, SystemExit) as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
         raise ModelError(
-            f"The {owner} failed in {doing}: {type(error).__name__}: {error} "
+            f"The {owner} failed in {doing}: {in_words(error)} "
             f"({Path(last.filename).name}, line {last.lineno}). Mend the module, or use other weights."
         ) from error
+
+
+def in_words(error: BaseException) -> str:
+    """An exception's type and message, whatever its `__str__` does."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:
+        return type(error).__name__
 
 
 def draws_weights(owner: str, load: Callable[[int], Encoder], encoder: Encoder, seed: int) -> bool:
@@ -160,10 +193,10 @@ def draws_weights(owner: str, load: Callable[[int], Encoder], encoder: Encoder, 
     encoder: what `load(seed)` returned. Raises ModelError where it is another one with the same seed too, since its
     results could not be repeated.
     """
-    loaded = as_loaded(encoder)
-    if as_loaded(load(seed + 1)) == loaded:
+    loaded = as_loaded(owner, encoder)
+    if as_loaded(owner, load(seed + 1)) == loaded:
         return False
-    if as_loaded(load(seed)) != loaded:
+    if as_loaded(owner, load(seed)) != loaded:
         raise ModelError(
             f"The {owner} is another model each time it is loaded, so no result of it could be repeated. "
             "Name its weights with --weights, or mend what loads it."
@@ -181,21 +214,20 @@ def hear_identity(name: str, encoder: Encoder) -> str:
             "hear": name,
             "code": _code_of(name),
             "version": package_version(name.partition(".")[0]),
-            **as_loaded(encoder),
+            **as_loaded(owner_of(name), encoder),
         }
     )
 
 
-def as_loaded(encoder: Encoder) -> dict[str, str | None]:
+def as_loaded(owner: str, encoder: Encoder) -> dict[str, str | None]:
     """Hash of a model's parameters and buffers; of one without any (another framework's), of its answers.
 
-    These are its embeddings of two fixed clips, to three digits.
+    These are its embeddings of two fixed clips, to three digits. Raises ModelError in the owner's name.
     """
-    state = encoder.state_dict()
-    return {
-        "state": _state_digest(state) if state else None,
-        "answers": None if state else _answers_digest(encoder),
-    }
+    with blamed(owner, "its state_dict()"):
+        state = encoder.state_dict()
+        found = _state_digest(state) if state else None
+    return {"state": found, "answers": None if state else _answers_digest(encoder)}
 
 
 def _code_of(name: str) -> dict[str, str]:
@@ -224,7 +256,8 @@ def _state_digest(state: Mapping[str, Any]) -> str:
             total.update(f"{name} {tensor!r}".encode())
             continue
         total.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        dense = tensor.detach() if tensor.layout == torch.strided else tensor.detach().to_dense()
+        total.update(dense.cpu().resolve_conj().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return total.hexdigest()
 
 

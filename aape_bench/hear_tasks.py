@@ -133,7 +133,9 @@ def _read(folder: Path, rate: int | None) -> pd.DataFrame:
     audio = _rate_folder(folder, description.splits, rate)
     labels_of = {"multiclass": _one_label, "multilabel": _labels, "event": _events}[description.kind]
     side = "split" if description.split_scheme == "parts" else "fold"
-    rows: dict[str, dict[str, Any]] = {}
+    side_of: dict[str, str] = {}
+    paths: list[str] = []
+    labels: list[Any] = []
     for split in description.splits:
         path = folder / f"{split}.json"
         listed = _read_json(path)
@@ -141,11 +143,12 @@ def _read(folder: Path, rate: int | None) -> pd.DataFrame:
             raise _unfit(path, "it lists no clips")
         for name in sorted(listed):
             _check_plain(path, name)
-            if name in rows:
-                raise _unfit(path, f"its clip {name} stands in the split {rows[name][side]} as well")
-            label = labels_of(path, name, listed[name], vocabulary)
-            rows[name] = {"id": name, "path": f"{audio}/{split}/{name}", "label": label, side: split}
-    return pd.DataFrame(list(rows.values()))
+            if name in side_of:
+                raise _unfit(path, f"its clip {name} stands in the split {side_of[name]} as well")
+            labels.append(labels_of(path, name, listed[name], vocabulary))
+            paths.append(f"{audio}/{split}/{name}")
+            side_of[name] = split
+    return pd.DataFrame({"id": list(side_of), "path": paths, "label": labels, side: list(side_of.values())})
 
 
 def _rate_folder(folder: Path, splits: tuple[str, ...], rate: int | None) -> str:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from aape_bench import registry
 from aape_bench.errors import BenchError, ModelError, UsageError
 from aape_bench.identity import digest, file_digest, source_digest
-from aape_bench.selection import ModelChoice
+from aape_bench.selection import ModelChoice, whole_path
 from aape_bench.settings import EXECUTION, deciding, label_of, make_config
 
 if TYPE_CHECKING:
@@ -165,8 +165,9 @@ def choose_hub(place: str, settings: Mapping[str, Any], weights: str, seed: int)
             f"The hub model {place} brings its own weights, so --weights FILE does not fit it. To run others of the "
             "same architecture name their folder: --model hf:FOLDER."
         )
+    _refuse_no_place(place)
     config = make_config(HubConfig, settings, f'The hub model "{place}"')
-    source = _folder(Path(place).expanduser(), config.trust_remote_code) if _is_path(place) else _repository(place)
+    source = _folder(whole_path(place), config.trust_remote_code) if _is_path(place) else _repository(place)
     family = _family(source, config)
     _ = source.sample_rate  # refused now where it is unknown
     _refuse_absurd(source)
@@ -178,9 +179,25 @@ def choose_hub(place: str, settings: Mapping[str, Any], weights: str, seed: int)
 
 
 def absolute_place(name: str) -> str:
-    """`hf:FOLDER` with the folder's absolute path; `hf:REPO` as it is."""
+    """`hf:FOLDER` with the folder's absolute path; `hf:REPO` as it is. Raises UsageError where it is neither."""
     place = name.removeprefix("hf:")
-    return f"hf:{Path(place).expanduser().absolute()}" if _is_path(place) else name
+    _refuse_no_place(place)
+    return f"hf:{whole_path(place)}" if _is_path(place) else name
+
+
+def _refuse_no_place(place: str) -> None:
+    before, at, revision = place.rpartition("@")
+    if not place or (at and not (before and revision) and not Path(place).is_dir()):
+        raise UsageError(
+            f'"hf:{place}" names no model. Name a repository, hf:ORG/NAME or hf:ORG/NAME@REVISION, or a folder, '
+            "hf:./NAME (the current one: hf:.)."
+        )
+    named_as_folder = before.startswith((".", "/", "~")) or "/" not in before
+    if at and named_as_folder and whole_path(before).is_dir() and not whole_path(place).is_dir():
+        raise UsageError(
+            f'"hf:{place}" asks for a revision of the folder {before}, and a folder has none. Name it alone, '
+            f"hf:{before}, or a repository with its organisation: hf:ORG/NAME@{revision}."
+        )
 
 
 def _is_path(place: str) -> bool:
@@ -225,7 +242,6 @@ def _repository(place: str) -> HubSource:
 
 
 def _folder(folder: Path, with_code: bool) -> HubSource:
-    folder = folder.absolute()
     if not folder.is_dir():
         raise UsageError(
             f"There is no folder {folder}. Name one with config.json and weights, or a repository: ORG/NAME."

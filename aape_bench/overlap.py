@@ -193,7 +193,8 @@ class Overlap:
 
 def overlap_of(
     weights: str,
-    checkpoint: Path | None,
+    card: Mapping[str, Any],
+    declared: Mapping[str, Value] | None,
     task: Task,
     root: Path,
     table: pd.DataFrame,
@@ -203,27 +204,21 @@ def overlap_of(
 ) -> Overlap:
     """Look for a task's clips in the list of training audio of the checkpoint, if there is one.
 
-    weights: "none" and "random" have seen no audio; of a package's the plugin says what they have seen. root: of the
-    task's files. hashes: SHA-256 of each row's file, None for generated tasks. cache_dir: where hashes of sounds are
-    remembered; those that are not cost a decode of a file's head, and `advance(n)` is called. Raises CheckpointError
-    where the list is damaged.
+    weights: "none" and "random" have seen no audio (of a file that says "random" of itself the list decides). card:
+    the checkpoint's, empty where there is none. declared: of a package's weights, see `packages.PackageWeights`. root:
+    of the task's files. hashes: SHA-256 of each row's file, None for generated tasks. cache_dir: where hashes of sounds
+    are remembered; those that are not cost a decode of a file's head, and `advance(n)` is called. Raises
+    CheckpointError where the list is damaged.
     """
-    if weights in ("none", "random"):
+    if weights == "none" or (weights == "random" and not card):
         return Overlap("none")
-    if weights.startswith("package:"):
-        return Overlap(_declared(weights, task))
-    trained: TrainingAudio | None = None
-    before: Value = "unknown"
-    if checkpoint is not None:
-        from aape_bench.checkpoint import read_header
-
-        card = read_header(checkpoint).card
-        trained = TrainingAudio.from_card(card)
-        before = _declared(str(card.get(INITIAL_WEIGHTS, "")), task)
-    if before == "test" or (before == "train" and trained is None):
+    from_package = str(card.get(INITIAL_WEIGHTS, "")).startswith("package:")
+    before = _declared(declared, task) if from_package else "unknown"
+    trained = TrainingAudio.from_card(card)
+    if before == "test":
         return Overlap(before)
-    if trained is None:
-        return Overlap("unknown")
+    if trained is None:  # of weights that were trained on from a package's, a declared "none" says too little
+        return Overlap(before if before == "train" or weights.startswith("package:") else "unknown")
     absent = Overlap("train" if before == "train" else "none" if trained.complete else "unknown")
     if task.generator is not None:
         same = set(trained.generators) & set(task.generator.sources)
@@ -239,13 +234,11 @@ def overlap_of(
     return Overlap("test" if (seen & judged).any() else "train", int(seen.sum()))
 
 
-def _declared(weights: str, task: Task) -> Value:
-    """What the plugin of a package's weights says of a task."""
-    from aape_bench import registry
-
-    sources = [plugin.package for plugin in registry.every_model()[0] if plugin.package is not None]
-    declared = (source.overlap for source in sources if weights.startswith(source.prefix))
-    return next(declared, {}).get(task.name, "unknown")
+def _declared(declared: Mapping[str, Value] | None, task: Task) -> Value:
+    if declared is None:
+        return "unknown"
+    # other people's packages were trained without our generators
+    return declared.get(task.name, "unknown" if task.generator is None else "none")
 
 
 class SoundMemory:

@@ -22,7 +22,7 @@ class PackagedChoice(PluginChoice):
     """An encoder plugin with the weights of a package; `path` is the first of their files, `sha256` of all."""
 
     def build(self) -> Encoder:
-        encoder = self.plugin.build(self.config, self.seed)
+        encoder = self.untrained()
         _source(self.plugin).read(encoder, _source(self.plugin).locate(self.config))
         return encoder.eval()
 

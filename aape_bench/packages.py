@@ -1,11 +1,14 @@
 """Weights that lie among the files of an installed package: found, hashed and read; nothing of the package is imported.
 
 Such a package may ask for others that are heavy or do not go together with ours; its files need none of them.
+
+Not among the encoders: aisfx (sound effects). Its weights are CC BY 4.0, but its published embeddings come of
+the mel bands of Essentia, which is AGPL, and with those of librosa, which its code takes as well, they are others.
 """
 
 from __future__ import annotations
 
-import pickle
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, distribution
@@ -13,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aape_bench.checkpoint import why_not_unpickled
 from aape_bench.errors import ModelError
 from aape_bench.identity import digest, file_digest
 
@@ -34,7 +38,7 @@ class PackageWeights:
     install: arguments of `pip install` for the version that was tested.
     needs:   other modules that the encoder imports.
     overlap: task -> what of it the weights were trained on, "none", "train" or "test" (see `overlap.Overlap`), as far
-             as it was published; "unknown" for tasks that are not named.
+             as it was published. Of tasks that are not named: "none" where our generators make them, else "unknown".
     """
 
     distribution: str
@@ -99,10 +103,11 @@ def read_pickled_tensors(path: Path, allowed: Sequence[Any] = ()) -> Any:
     import torch
 
     try:
-        with torch.serialization.safe_globals(list(allowed)):
+        with torch.serialization.safe_globals(list(allowed)), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # torch's advice, which is not for our user
             return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
-        what = str(error).strip().partition("\n")[0]
+    except Exception as error:  # a damaged pickle may fail anywhere
+        what = why_not_unpickled(error)
         raise ModelError(f"The weights {path.name} cannot be read ({what}). Install the package again.") from None
 
 

@@ -2,7 +2,7 @@
 
 A model is `NAME`, `NAME{key=value;...}`, `hear:MODULE`, `hf:REPO[@REVISION]`, `hf:FOLDER` or `FILE.py:FUNCTION`; a task
 is a name or `hear:DIR[@RATE]`, a folder in HEAR's layout; names of both may be a glob or `all`, repeat, and split at
-commas outside braces.
+commas outside braces, of which a backslash makes a part of the name (see `escapes`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aape_bench import registry
+from aape_bench import escapes, registry
+from aape_bench.checkpoint import RANDOM_WEIGHTS, CheckpointHeader, load_checkpoint, read_header, save_checkpoint
 from aape_bench.errors import CheckpointError, ModelError, UsageError
 from aape_bench.identity import digest, file_digest, source_digest
 from aape_bench.plugin import EncoderPlugin
@@ -25,6 +26,7 @@ from aape_bench.task import Task
 
 if TYPE_CHECKING:
     from aape_bench.encoder import Encoder
+    from aape_bench.overlap import Value
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class ModelChoice(ABC):
     @property
     def draws_from_seed(self) -> bool:
         """Whether another seed makes other weights."""
-        return self.weights == "random"
+        return self.weights == "random" and self.path is None
 
     @property
     @abstractmethod
@@ -85,6 +87,10 @@ class ModelChoice(ABC):
     def words(self) -> tuple[str, dict[str, Any], str, int]:
         """Arguments of `select_model` that choose it again, in another process."""
 
+    def at_precision(self, precision: str) -> ModelChoice:
+        """The same, called by the precision that it is run at where that is not float32."""
+        return self if precision == "float32" else replace(self, label=f"{self.label}@{precision}")
+
     def pooled(self, pooling: str) -> ModelChoice:  # noqa: ARG002
         """The same with the scene embedding of that name, where it has the choice."""
         return self
@@ -93,6 +99,11 @@ class ModelChoice(ABC):
     def card(self) -> dict[str, Any]:
         """What its checkpoint says of itself; nothing where there is none of ours."""
         return {}
+
+    @property
+    def declared(self) -> Mapping[str, Value] | None:
+        """What its package's weights were trained on, None where it has none (see `packages.PackageWeights`)."""
+        return None
 
     def save(self, encoder: Encoder, path: Path, card: Mapping[str, Any]) -> None:  # noqa: ARG002
         """Write weights that it builds from again. Raises UsageError where there is no form for them."""
@@ -125,11 +136,17 @@ class PluginChoice(ModelChoice):
     def settings(self) -> dict[str, Any]:
         return asdict(self.config)
 
-    def build(self) -> Encoder:
-        encoder = self.plugin.build(self.config, self.seed)
-        if self.path is not None:
-            from aape_bench.checkpoint import load_checkpoint
+    def untrained(self) -> Encoder:
+        """The encoder with weights drawn from the seed. Raises ModelError in the name of another package's plugin."""
+        if self.plugin.build.__module__.startswith("aape_bench."):
+            return self.plugin.build(self.config, self.seed)
+        from aape_bench.foreign_model import build_foreign
 
+        return build_foreign(self.plugin, self.config, self.seed)
+
+    def build(self) -> Encoder:
+        encoder = self.untrained()
+        if self.path is not None:
             load_checkpoint(encoder, self.path)
         if encoder.sample_rate != self.plugin.sample_rate:
             raise ModelError(
@@ -140,8 +157,8 @@ class PluginChoice(ModelChoice):
 
     @property
     def words(self) -> tuple[str, dict[str, Any], str, int]:
-        own = self.path is not None and self.weights.startswith("file:")
-        weights = str(self.path) if own else "default" if self.path is not None else "random"
+        own = not self.weights.startswith(("shipped:", "package:"))
+        weights = "random" if self.path is None else str(self.path) if own else "default"
         return self.plugin.name, self.settings, weights, self.seed
 
     def pooled(self, pooling: str) -> ModelChoice:
@@ -151,32 +168,20 @@ class PluginChoice(ModelChoice):
 
     @property
     def card(self) -> dict[str, Any]:
-        from aape_bench.checkpoint import read_header
-
         return {} if self.path is None else dict(read_header(self.path).card)
 
-    def save(self, encoder: Encoder, path: Path, card: Mapping[str, Any]) -> None:
-        from aape_bench.checkpoint import save_checkpoint
+    @property
+    def declared(self) -> Mapping[str, Value] | None:
+        return None if self.plugin.package is None else self.plugin.package.overlap
 
+    def save(self, encoder: Encoder, path: Path, card: Mapping[str, Any]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_checkpoint(path, encoder, self.plugin.name, self.settings, card)
 
 
 def split_names(texts: Iterable[str]) -> list[str]:
-    """`["a,b{x=1,2}", "c"]` -> `["a", "b{x=1,2}", "c"]`: split at commas outside braces."""
-    names = []
-    for text in texts:
-        depth, current = 0, ""
-        for character in text + ",":
-            depth += (character == "{") - (character == "}")
-            if character == "," and depth == 0:
-                names.append(current.strip())
-                current = ""
-            else:
-                current += character
-        if depth != 0:
-            raise UsageError(f'The braces in "{text}" do not match.')
-    return [name for name in names if name]
+    """`["a,b{x=1,2}", "c"]` -> `["a", "b{x=1,2}", "c"]`: split at commas outside braces; escapes stay."""
+    return [name for text in texts for name in escapes.split(text, ",") if name]
 
 
 def select_models(
@@ -204,10 +209,8 @@ def read_models(
     """Every model named with its settings and weights, as `select_model` takes them; nothing is loaded."""
     specs: list[tuple[str, dict[str, str]]] = []
     for text in split_names(texts):
-        name, brace, rest = text.partition("{")
-        if brace and not rest.endswith("}"):
-            raise UsageError(f'The model "{text}" should end with its closing brace: NAME{{key=value;...}}.')
-        own = split_assignments(rest[:-1]) if brace else {}
+        name, inside = escapes.cut_settings(text)
+        own = split_assignments(inside or "")
         if clash := sorted(set(own) & set(settings)):
             raise UsageError(f'"{clash[0]}" is set twice for the model "{name}": in its braces and by --set.')
         if name.startswith("hf:"):
@@ -217,7 +220,7 @@ def read_models(
             specs.append((absolute_place(name), {**permission, **settings, **own}))
             continue
         known = registry.model_names()
-        names = [str(Path(name).expanduser().absolute())] if is_model_file(name) else _models_matching(name, known)
+        names = [str(whole_path(name))] if is_model_file(name) else _models_matching(name, known)
         specs += [(one, {**settings, **own}) for one in names]
     if not specs:
         raise UsageError("No model is named. Name one with --model; aape-bench models lists them.")
@@ -269,14 +272,16 @@ def choose_plugin(plugin: EncoderPlugin, settings: Mapping[str, Any], weights: s
         label = label_of(plugin.name, config) + ("@random" if shipped or plugin.package is not None else "")
         return PluginChoice(label, "random" if plugin.has_weights else "none", seed, None, None, plugin, config)
     path = Path(file)
-    trained, config = _config_of_checkpoint(plugin, path, settings, shipped=weights == "default")
+    header, trained, config = _config_of_checkpoint(plugin, path, settings, shipped=weights == "default")
     sha256 = file_digest(path)
     if weights == "default":
         # what it was trained with is known by its hash, and by many: only what is set on top is said
-        label = label_of(plugin.name, config, base=trained)
-        return PluginChoice(f"{label}@{sha256[:8]}", f"shipped:{sha256[:8]}", seed, path, sha256, plugin, config)
-    label = f"{label_of(plugin.name, config)}@{sha256[:8]}"
-    return PluginChoice(label, f"file:{sha256[:8]}", seed, path, sha256, plugin, config)
+        label, source = label_of(plugin.name, config, base=trained), f"shipped:{sha256[:8]}"
+    else:
+        label, source = label_of(plugin.name, config), f"file:{sha256[:8]}"
+    if RANDOM_WEIGHTS in header.card:  # anyone may write so of a file, and gains nothing by it
+        source = "random"
+    return PluginChoice(f"{label}@{sha256[:8]}", source, seed, path, sha256, plugin, config)
 
 
 def weights_of(plugin: EncoderPlugin) -> str:
@@ -291,7 +296,7 @@ def weights_of(plugin: EncoderPlugin) -> str:
         return ""
     if (shipped := plugin.default_weights()) is None:
         return "random, drawn from --seed, unless --weights names a checkpoint"
-    trained, _ = _config_of_checkpoint(plugin, Path(shipped), {}, shipped=True)
+    _, trained, _ = _config_of_checkpoint(plugin, Path(shipped), {}, shipped=True)
     label = label_of(plugin.name, trained)
     return f"{Path(shipped).name}, which comes with it, of {label}; or --weights FILE or random"
 
@@ -299,7 +304,7 @@ def weights_of(plugin: EncoderPlugin) -> str:
 def select_tasks(texts: Sequence[str]) -> list[Task]:
     """Every task named, once, in the order named: by name, glob or `all`, or `hear:DIR[@RATE]`."""
     tasks: dict[str, Task] = {}
-    for text in split_names(texts):
+    for text in map(escapes.plain, split_names(texts)):
         if text.startswith("hear:"):
             found = [_hear_task(text.removeprefix("hear:"))]
         else:
@@ -321,7 +326,9 @@ def _hear_task(text: str) -> Task:
     folder, at, rate = text.rpartition("@")
     if not at or not rate.isdecimal() or Path(text).is_dir():
         folder, rate = text, ""
-    root = Path(folder).expanduser().absolute()
+    if not folder:
+        raise UsageError(f'"hear:{text}" names no folder. Name the one of the task: hear:DIR or hear:DIR@RATE.')
+    root = whole_path(folder)
     return replace(read_hear_task(root, int(rate) if rate else None), root=root)
 
 
@@ -330,8 +337,18 @@ def is_model_file(name: str) -> bool:
     return not name.startswith(("hear:", "hf:")) and re.search(r"\.py(:|$)", name) is not None
 
 
+def whole_path(text: str | Path) -> Path:
+    """The absolute path, `~` being the home folder. Raises UsageError where that is not known."""
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError:
+        raise UsageError(f"{text} names a home folder that is not known. Write the path out.") from None
+
+
 def _absolute(weights: str) -> str:
-    return weights if weights in ("default", "random") else str(Path(weights).absolute())
+    if not weights:
+        raise UsageError("--weights names no file. Name one, or say random or default.")
+    return weights if weights in ("default", "random") else str(whole_path(weights))
 
 
 def _models_matching(text: str, known: Sequence[str]) -> list[str]:
@@ -359,10 +376,11 @@ def _matching(text: str, known: Sequence[str], kind: str) -> list[str]:
 
 def _config_of_checkpoint(
     plugin: EncoderPlugin, path: Path, settings: Mapping[str, Any], shipped: bool
-) -> tuple[Any, Any]:
-    """The checkpoint's own config, and the one asked for: only settings of inference may be changed on top of it."""
-    from aape_bench.checkpoint import read_header
+) -> tuple[CheckpointHeader, Any, Any]:
+    """What the checkpoint says of itself, its own config, and the one asked for.
 
+    Only settings of inference may be changed on top of its own.
+    """
     header = read_header(path)
     if header.model and header.model != plugin.name:
         raise CheckpointError(
@@ -371,7 +389,7 @@ def _config_of_checkpoint(
     owner = f'The model "{plugin.name}"'
     if not header.config:
         config = make_config(plugin.config, settings, owner)
-        return config, config
+        return header, config, config
     try:
         trained = make_config(plugin.config, header.config, f"The checkpoint {path}")
     except UsageError as error:
@@ -391,4 +409,4 @@ def _config_of_checkpoint(
                 f"The checkpoint {path} was trained with {field.name}={own}, which --set {field.name}={new} "
                 "contradicts. Leave the setting out, or use other weights."
             )
-    return trained, asked
+    return header, trained, asked

@@ -15,6 +15,7 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
+from aape_bench import escapes
 from aape_bench.errors import UsageError
 
 #: Marks a field that may differ from a checkpoint's.
@@ -53,16 +54,16 @@ def describe(config_type: type[Any]) -> list[tuple[str, str, str]]:
     return rows
 
 
-def split_assignments(text: str, separator: str = ";") -> dict[str, str]:
+def split_assignments(text: str) -> dict[str, str]:
     """`"a=1;b=x"` -> `{"a": "1", "b": "x"}`. Raises UsageError where a part is not `key=value`."""
     settings: dict[str, str] = {}
-    for part in filter(None, (p.strip() for p in text.split(separator))):
+    for part in filter(None, escapes.split(text, ";")):
         key, equals, value = part.partition("=")
         if not equals or not key.strip():
             raise UsageError(f'The setting "{part}" is not of the form key=value.')
         if key.strip() in settings:
             raise UsageError(f'The setting "{key.strip()}" is given twice in "{text}".')
-        settings[key.strip()] = value.strip()
+        settings[key.strip()] = escapes.plain(value.strip())
     return settings
 
 

@@ -107,8 +107,10 @@ def test_what_cannot_be_is_a_bench_error(small_esc50: Path) -> None:
         aape_bench.run("logmel", "esc5")
     with pytest.raises(UsageError, match="seed takes a whole number"):
         aape_bench.run("logmel", "esc50", seed=-1)
-    with pytest.raises(UsageError, match="batch_size must be a whole number from 1"):
+    with pytest.raises(UsageError, match="batch size must be a whole number from 1"):
         aape_bench.run("logmel", "esc50", batch_size=0)
+    with pytest.raises(UsageError, match='no precision "fp8"'):
+        aape_bench.run("logmel", "esc50", precision="fp8")
     with pytest.raises(UsageError, match='no setting "colour"'):
         aape_bench.run("logmel", "esc50", settings={"colour": 3})
     with pytest.raises(DataError):
@@ -146,10 +148,17 @@ def test_progress_goes_to_standard_error(small_esc50: Path, capsys: pytest.Captu
         {"weights": None},
         {"seed": 1.0},
         {"seed": None},
-        {"batch_size": "32"},
+        {"batch_size": "many"},
+        {"batch_size": True},
         {"executor": 4},
         {"data_dir": ""},
         {"data_dir": "~nobody-of-that-name/data"},
+        {"data_dir": "nul\0byte"},
+        {"trust_remote_code": "no"},
+        {"allow_partial": "no"},
+        {"progress": 2},
+        {"seed": np.array(1.0)},
+        {"task": np.array(5)},
     ],
     ids=str,
 )
@@ -160,8 +169,25 @@ def test_arguments_of_other_types_are_refused_in_a_sentence(given: dict[str, obj
     assert not (tmp_path / "r").exists()
 
 
+def test_an_unknown_home_folder_is_said(tmp_path: Path) -> None:
+    for given in ({"model": "~nobody-of-that-name/a.py:make"}, {"model": "hf:~nobody-of-that-name/a"},
+                  {"task": "hear:~nobody-of-that-name/a"}, {"weights": "~nobody-of-that-name/a"}):  # fmt: skip
+        with pytest.raises(UsageError, match="names a home folder that is not known"):
+            aape_bench.run(**{"model": "vit", "task": "esc50", "results_dir": tmp_path / "r", **given})
+
+
+def test_nothing_is_no_file_and_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--weights names no file"):
+        aape_bench.run("vit", "esc50", weights="")
+    for task in ("hear:", "hear:@16000"):
+        with pytest.raises(UsageError, match=f'"{task}" names no folder'):
+            aape_bench.run("logmel", task)
+    with pytest.raises(BenchError, match="cannot be read"):
+        aape_bench.run("vit", "esc50", weights=tmp_path / ("x" * 300))
+
+
 def test_numbers_of_numpy_and_paths_are_taken(small_esc50: Path, tmp_path: Path) -> None:
     folders = {"data_dir": small_esc50, "cache_dir": tmp_path / "cache", "results_dir": tmp_path / "out"}
     given = {"protocol_settings": {"k": [1, 5]}, "batch_size": np.int64(8), "allow_partial": True}
-    results = aape_bench.run(["logmel"], "esc50", "knn", seed=np.arange(2), **given, **folders)  # type: ignore[arg-type]
+    results = aape_bench.run(["logmel"], "esc50", "knn", seed=np.arange(2), references=np.False_, **given, **folders)  # type: ignore[arg-type]
     assert [record.seed for record in results.records] == [0, 1]

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from aape_bench.console import RichProgress
+
 Cli = Callable[..., tuple[int, str, str]]
 
 
@@ -77,6 +79,12 @@ def test_leaderboard_and_plot_from_records(cli: Cli, small_esc50: Path, tmp_path
     status, out, _ = cli("plot", "--published", "--out", tmp_path / "plots")
     assert status == 0
     assert (tmp_path / "plots" / "scores-esc50.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_names_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    with RichProgress().stage("my.py:ok: [bold]embedding", 1, "clips") as advance:
+        advance(1)
+    assert capsys.readouterr().err.startswith("my.py:ok: [bold]embedding: 1 clips")
 
 
 @pytest.mark.parametrize("command", ["leaderboard", "plot"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,15 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from toys import Cli, contents, run
+from toys import Cli, contents, rows, run
 
 from aape_bench import registry
-from aape_bench.checkpoint import read_header
+from aape_bench.checkpoint import RANDOM_WEIGHTS, read_header, save_checkpoint
 from aape_bench.encoder import Encoder
 from aape_bench.errors import ModelError, UsageError
 from aape_bench.exporting import onnx_files
-from aape_bench.exporting.export import export
+from aape_bench.exporting.export import WEIGHTS, export
 from aape_bench.exporting.graphs import LogMelGraph
+from aape_bench.exporting.hear_package import hear_module
 from aape_bench.features import LogMel
 from aape_bench.overlap import FIELD, INITIAL_WEIGHTS
 from aape_bench.selection import PluginChoice, select_model
@@ -249,23 +249,25 @@ def test_a_hear_package_is_installed_and_run(tmp_path: Path, monkeypatch: pytest
         [*line, "--target", tmp_path / "site", tmp_path / "my_vit"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    # elsewhere, in a process of its own
-    code = (
-        "import torch, my_vit; model = my_vit.load_model();"
-        "audio = torch.linspace(-.5, .5, 20000).sin()[None];"
-        "print(my_vit.get_scene_embeddings(audio, model).tolist(), model.random_weights)"
-    )
-    path = os.pathsep.join([str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": path},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    values, _, random = done.stdout.strip().rpartition(" ")
+    monkeypatch.chdir(tmp_path / "site")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    again = select_model("hear:my_vit", {}, "default", 0)
+    assert again.weights == "random"
+    assert not again.draws_from_seed
+    audio = noise(2, 20000)
     with torch.inference_mode():
-        expected = choice.build().scene_embeddings(torch.linspace(-0.5, 0.5, 20000).sin()[None])
-    np.testing.assert_allclose(json.loads(values), expected, rtol=0, atol=1e-6)
-    assert random == "False"
+        expected = choice.build().scene_embeddings(audio)
+        np.testing.assert_allclose(again.build().scene_embeddings(audio), expected, rtol=0, atol=1e-6)
+    assert Path(str(sys.modules.pop("my_vit").__file__)).is_relative_to(tmp_path / "site")
+
+
+def test_a_package_of_a_published_encoder_has_its_own_weights(tmp_path: Path) -> None:
+    choice = select_model("eat", {**SMALL, "width": "32"}, "random", 3)
+    export(choice, tmp_path / "out" / "my_eat", "hear")
+    load_model, scenes, _ = hear_module("eat", tmp_path / "out" / "my_eat" / "my_eat" / WEIGHTS)
+    audio = noise(1, 4000)
+    with torch.inference_mode():
+        assert torch.equal(scenes(audio, load_model("")), choice.build().scene_embeddings(audio))
 
 
 def test_a_taken_name_is_refused(tmp_path: Path) -> None:
@@ -288,9 +290,28 @@ def test_the_home_folder_is_meant_by_its_sign(cli: Cli, tmp_path: Path, monkeypa
     assert [path.name for path in tmp_path.iterdir()] == ["exported"]
 
 
-def test_an_exported_checkpoint_is_evaluated(cli: Cli, small_esc50: Path, tmp_path: Path) -> None:
+def test_exported_random_weights_are_said_to_be_random_again(cli: Cli, small_esc50: Path, tmp_path: Path) -> None:
     export(select_model("vit", SMALL, "random", 3), tmp_path / "out", "safetensors")
     file = tmp_path / "out" / "encoder.safetensors"
-    status, out, err = run(cli, small_esc50, "--weights", file, "--results-dir", tmp_path / "results", model="vit")
+    line = ("--weights", file, "--seed", "0,1", "--protocol", "knn", "--results-dir", tmp_path / "results")
+    status, _, err = run(cli, small_esc50, *line, model="vit")
     assert status == 0, err
-    assert "file:" in out
+    assert "seeded random weights" in err
+    assert err.count("embedding") == 1  # of the file's one seed
+    (row,) = rows(tmp_path / "results")
+    assert (row["weights"], row["pretrain_overlap"], row["rank"]) == ("random", "none", "")
+    choice = select_model("vit", {}, str(file), 0)
+    assert select_model(*choice.words).identity == choice.identity
+    # and of what is exported from it
+    status, _, err = cli("export", "--model", "vit", "--weights", file, "--out", tmp_path / "again")
+    assert status == 0, err
+    assert select_model("vit", {}, str(tmp_path / "again" / "encoder.safetensors"), 0).weights == "random"
+
+
+def test_a_file_that_calls_itself_random_gains_nothing_by_it(cli: Cli, small_esc50: Path, tmp_path: Path) -> None:
+    choice = select_model("vit", SMALL, "random", 3)
+    save_checkpoint(tmp_path / "w.safetensors", choice.build(), "vit", choice.settings, {RANDOM_WEIGHTS: True})
+    status, _, err = run(cli, small_esc50, "--weights", tmp_path / "w.safetensors", "--protocol", "knn", model="vit")
+    assert status == 0, err
+    (row,) = rows(tmp_path / "results")
+    assert (row["weights"], row["pretrain_overlap"], row["rank"]) == ("random", "unknown", "")

@@ -10,6 +10,7 @@ import pytest
 from toys import Cli, rows, run
 
 from aape_bench.errors import BenchError, ModelError, UsageError
+from aape_bench.hear_in import as_loaded
 from aape_bench.selection import select_model, select_models
 
 ENCODER = """
@@ -36,6 +37,32 @@ def drawn():
 
 def wrong():
     return torch.nn.Linear(2, 2)
+
+def lazy():
+    made = Loudness()
+    made.layer = torch.nn.LazyLinear(2)
+    return made
+
+def empty():
+    made = Loudness()
+    made.layer = torch.nn.Linear(2, 2, device="meta")
+    return made
+
+def unreadable():
+    made = Loudness()
+    made.layer.register_state_dict_post_hook(lambda *_: 1 / 0)
+    return made
+
+class Forgetful(Loudness):
+    def __init__(self):
+        pass
+
+class Speechless(Exception):
+    def __str__(self):
+        raise ValueError
+
+def speechless():
+    raise Speechless
 
 def raises():
     raise RuntimeError("no such\\nthing")
@@ -184,6 +211,11 @@ def test_two_files_with_helpers_of_one_name_are_not_mixed(file: Path, tmp_path: 
         ("loud.py:number", UsageError, 'has no function "number"'),
         ("loud.py:wrong", ModelError, "returns a Linear, not an aape_bench.encoder.Encoder"),
         ("loud.py:raises", ModelError, r"failed in raises\(\): RuntimeError: no such.thing \(loud.py, line \d+\)"),
+        ("loud.py:lazy", ModelError, "The parameter layer.weight of the model file .* has no values: .* a lazy layer"),
+        ("loud.py:empty", ModelError, 'has no values: .* the device "meta"'),
+        ("loud.py:unreadable", ModelError, r"failed in its state_dict\(\): ZeroDivisionError"),
+        ("loud.py:Forgetful", ModelError, r"failed in Forgetful\(\): AttributeError: 'Forgetful' object has no"),
+        ("loud.py:speechless", ModelError, r"failed in speechless\(\): Speechless \(loud.py"),
         ("unused.py:make", ModelError, r"failed in its own code: ZeroDivisionError.*\(unused.py, line 1\)"),
         ("loud.py:make{blocks=2}", UsageError, 'has no settings, but "blocks" is set'),
         ("loud.py:make{weights=random}", UsageError, "loads its own weights"),
@@ -231,3 +263,23 @@ def test_a_sample_rate_beyond_all_bounds_is_refused(file: Path) -> None:
     file.write_text(file.read_text().replace("16000, 2, 2", "10**9, 2, 2"))
     with pytest.raises(ModelError, match="should lie between"):
         select_models([f"{file}:make"], {}, "default", [0])
+
+
+def test_values_in_any_layout_are_the_model_s(file: Path) -> None:
+    """Sparse and conjugate ones, too."""
+    kinds = {
+        "layout": "torch.eye(3) * {}).to_sparse()",
+        "conjugate": "torch.eye(3) * {}j).conj()",
+    }
+    for name, values in kinds.items():
+        for times in (1, 2):
+            made = f'    made.register_buffer("values", ({values.format(times)})\n'
+            with file.open("a") as code:
+                code.write(f"\ndef {name}_{times}():\n    made = make()\n{made}    return made\n")
+    loaded = {}
+    for name in (f"{kind}_{times}" for kind in kinds for times in (1, 2)):
+        forget()
+        choice = select_model(f"{file}:{name}", {}, "default", 0)
+        assert choice.weights == "module"
+        loaded[name] = as_loaded("", choice.build())["state"]
+    assert len(set(loaded.values())) == len(loaded)

@@ -6,7 +6,6 @@ import itertools
 import json
 import shutil
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ import torch
 from audio_files import babble, write
 from toys import FOLDS, PARTS
 
-from aape_bench.checkpoint import save_checkpoint
+from aape_bench.checkpoint import read_header, save_checkpoint
 from aape_bench.errors import CheckpointError
 from aape_bench.identity import file_digest
 from aape_bench.overlap import (
@@ -66,7 +65,8 @@ def look(tmp_path: Path, clips: list[Path], path: Path | None, task: Task = FOLD
     parts = (["train", "valid", "test"] * 2)[: len(clips)]
     table = pd.DataFrame({"path": [clip.name for clip in clips], "fold": "1", "split": parts})
     hashes = [file_digest(clip) for clip in clips]
-    return overlap_of("file:x", path, task, clips[0].parent, table, hashes, tmp_path / "cache")
+    card = {} if path is None else read_header(path).card
+    return overlap_of("file:x", card, None, task, clips[0].parent, table, hashes, tmp_path / "cache")
 
 
 def test_the_same_bytes_are_found(tmp_path: Path, clips: list[Path]) -> None:
@@ -128,7 +128,7 @@ def test_what_a_checkpoint_does_not_tell_is_unknown(tmp_path: Path, clips: list[
 @pytest.mark.parametrize("weights", ["none", "random"])
 def test_weights_that_saw_no_audio_overlap_with_nothing(tmp_path: Path, weights: str) -> None:
     table = pd.DataFrame({"path": ["a.wav"]})
-    assert overlap_of(weights, None, FOLDS, tmp_path, table, ["0" * 64], tmp_path) == Overlap("none")
+    assert overlap_of(weights, {}, None, FOLDS, tmp_path, table, ["0" * 64], tmp_path) == Overlap("none")
 
 
 def test_generated_tasks_share_their_generator(tmp_path: Path, clips: list[Path]) -> None:
@@ -138,7 +138,8 @@ def test_generated_tasks_share_their_generator(tmp_path: Path, clips: list[Path]
     for name in ("tremolo", "alias", "clicks", "vibrato", "chirp", "pitch"):
         task = registered(name)
         table = task.read(tmp_path)
-        found = [overlap_of("file:x", one, task, Path(), table, None, tmp_path) for one in (real, generated, part)]
+        cards = [read_header(one).card for one in (real, generated, part)]
+        found = [overlap_of("file:x", card, None, task, Path(), table, None, tmp_path) for card in cards]
         assert found == [Overlap("none"), Overlap("same-generator", len(table)), Overlap("unknown")]
     # and audio from files is not that of a generator
     assert look(tmp_path, clips, generated) == Overlap("none")
@@ -258,7 +259,8 @@ def test_training_on_real_clips_is_found_in_their_task_and_in_no_other(real_data
         table = task.read(root)
         table = table[[(root / file).is_file() for file in table["path"]]]
         hashes = [file_digest(root / file) for file in table["path"]]
-        found = overlap_of("file:x", path, replace(task), root, table, hashes, tmp_path / "cache")
+        card = read_header(path).card
+        found = overlap_of("file:x", card, None, task, root, table, hashes, tmp_path / "cache")
         assert found.clips == clips
         assert found.value == ("test" if clips else "none")
 

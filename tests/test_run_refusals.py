@@ -11,7 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 from toys import Cli, rows, run, spoil_meta
+
+from aape_bench.checkpoint import save_checkpoint
 
 
 def test_a_partial_copy_needs_leave(cli: Cli, small_esc50: Path, tmp_path: Path) -> None:
@@ -123,6 +126,13 @@ def test_bad_options_are_refused_with_a_suggestion(
     assert says in err
     assert "Traceback" not in out + err
     assert not (tmp_path / "results").exists()
+
+
+def test_what_a_file_says_moves_no_terminal(cli: Cli, small_esc50: Path, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "w.safetensors", torch.nn.Linear(1, 1), "\x1b[2Jvit", {}, {})
+    status, _, err = run(cli, small_esc50, "--weights", tmp_path / "w.safetensors", model="vit")
+    assert (status, "\x1b" in err) == (2, False)
+    assert 'is of the model "[2Jvit"' in err
 
 
 def test_a_pickle_is_never_opened(cli: Cli, small_esc50: Path, tmp_path: Path) -> None:

@@ -92,6 +92,10 @@ def test_models_by_glob_braces_and_seed() -> None:
         (["logmel{n_mels=64}"], {"n_mels": "32"}, "default", "set twice"),
         (["logmel{n_mels=64}x"], {}, "default", "closing brace"),
         (["hear:no.such.module"], {}, "x.pt", "There is no checkpoint"),
+        (["hear:"], {}, "default", '"hear:" names no module'),
+        (["hear:."], {}, "default", '"hear:." names no module'),
+        (["hear:..a"], {}, "default", "names no module"),
+        (["hear:a."], {}, "default", "names no module"),
         (["hear:no.such.module"], {"a": "1"}, "default", "has no settings"),
     ],
 )

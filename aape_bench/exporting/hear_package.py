@@ -69,5 +69,5 @@ def hear_module(
     Callable[[Tensor, Encoder], tuple[Tensor, Tensor]],
 ]:
     """HEAR's three functions of a built-in model with other weights than its default ones."""
-    plugin = replace(registry.model(model), default_weights=lambda: str(weights), package=None)
+    plugin = replace(registry.model(model), default_weights=lambda: str(weights), package=None, published=None)
     return hear_functions(plugin)

@@ -71,7 +71,7 @@ class Measurement:
         self.rotations: Sequence[Rotation] = clip_table.rotations(data.task, data.table)
         self.probed = data.task.kind == "multiclass"
         encoder = model.build().to(options.device)
-        self.encoder = WindowEncoder(encoder, options.device, options.batch_size)
+        self.encoder = WindowEncoder(encoder, options.device, options.batch_size or 32)
         full_length = False  # windows are cut here
         reader = ClipReader(data.task, data.root, data.table, data.stats, model.sample_rate, full_length)
         self.clips = Clips(

@@ -141,13 +141,21 @@ def padding(subject: Subject) -> Outcome:
     for row, length in enumerate(lengths):
         audio[row, length:] = 0
     with torch.inference_mode():
-        scenes, (_, times) = (ask(audio, lengths.to(subject.device)) for ask in (subject.scenes, subject.moments))
-        alone = torch.cat([subject.scenes(audio[row : row + 1, :length]) for row, length in enumerate(lengths)])
-    outcome = same("a clip alone and padded beside a longer one", (alone, scenes))
-    ends = (1000 * lengths / rate)[:, None]
-    if outcome.verdict != "fail" and (as_tensor(times) > ends).any():
+        scenes, (moments, times) = (ask(audio, lengths.to(subject.device)) for ask in (subject.scenes, subject.moments))
+        clips = [audio[row : row + 1, :length] for row, length in enumerate(lengths)]
+        alone = torch.cat([subject.scenes(clip) for clip in clips])
+        apart = [as_tensor(subject.moments(clip)[0])[0] for clip in clips]
+    times = as_tensor(times)
+    if (times > (1000 * lengths / rate)[:, None]).any():
         return Outcome("fail", "moments past a clip's end have times, not NaN")
-    return outcome
+    kept = [as_tensor(moments)[row][times[row].isfinite()] for row in range(len(clips))]
+    both = list(zip(apart, kept, strict=True))
+    for length, (one, other) in zip(lengths.tolist(), both, strict=True):
+        if abs(len(one) - len(other)) > 1:  # the last may lie partly in the padding
+            what = f"a clip of {1000 * length / rate:.0f} ms"
+            return Outcome("fail", f"{what} has {len(one)} moments alone and {len(other)} when padded")
+    pairs = [(one[: len(other)], other[: len(one)]) for one, other in both if len(one) and len(other)]
+    return same("a clip alone and padded beside a longer one", (alone, scenes), *pairs)
 
 
 def silence(subject: Subject) -> Outcome:
@@ -172,21 +180,21 @@ def long(subject: Subject) -> Outcome:
 
 def milliseconds(subject: Subject) -> Outcome:
     """Times of a clip of four seconds: a last one below 8 must be in seconds."""
-    last = float(_times(subject, 4.0).max())
+    last = float(as_tensor(subject.times).max())
     if 0 < last <= 2 * 4.0:
         return Outcome("fail", f"a clip of 4 s ends at {last:.3f}: in seconds, not in milliseconds")
     return Outcome("pass", f"the last moment of 4 s is at {last:.1f} ms")
 
 
 def increasing(subject: Subject) -> Outcome:
-    steps = _times(subject, 4.0).diff(dim=1)
+    steps = as_tensor(subject.times).diff(dim=1)
     if (steps <= 0).any():
         return Outcome("fail", f"{int((steps <= 0).sum())} of {steps.numel()} moments are not after the one before")
     return Outcome("pass", f"{steps.shape[1] + 1} moments in 4 s")
 
 
 def regular(subject: Subject) -> Outcome:
-    steps = _times(subject, 4.0).double().diff(dim=1)
+    steps = as_tensor(subject.times).double().diff(dim=1)
     if not steps.numel():
         return Outcome("pass", "a single moment in 4 s")
     uneven = float((steps - steps.mean()).abs().max())
@@ -198,7 +206,7 @@ def regular(subject: Subject) -> Outcome:
 
 
 def inside(subject: Subject) -> Outcome:
-    times = _times(subject, 4.0)
+    times = as_tensor(subject.times)
     first, last = float(times.min()), float(times.max())
     step = max(HEAR_STEP, float(times.diff(dim=1).mean()) if times.shape[1] > 1 else 4000.0)
     if first < 0 or last > 4000:
@@ -338,12 +346,6 @@ def _asked(subject: Subject, audio: Tensor, what: str) -> Outcome:
         scenes, moments = subject.scenes(audio), subject.moments(audio)
     outcome = shapes_fit(subject, audio, scenes, moments)
     return all_finite(scenes, moments, what) if outcome.verdict == "pass" else outcome
-
-
-def _times(subject: Subject, seconds: float) -> Tensor:
-    """(1, t) ms, as returned."""
-    with torch.inference_mode():
-        return as_tensor(subject.moments(subject.noise(1, seconds))[1])
 
 
 def _acts_in_training(part: torch.nn.Module) -> bool:

@@ -49,7 +49,8 @@ def growth(call: Callable[[int], None], device: str) -> tuple[float, str]:
             if turn + 1 < ROUNDS:
                 continue
             growing = _growing(levels[: turn + 2])
-            if not growing or max(growing)[0] >= MUCH:
+            # a process grows for reasons of its own, too: of that only all rounds tell
+            if not growing or any(size >= MUCH for size, where in growing if where != PLACES[-1][0]):
                 break
     finally:
         gc.unfreeze()

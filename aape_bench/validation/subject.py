@@ -85,6 +85,12 @@ class Subject:
         with torch.inference_mode():
             return self.moments(self.batch)
 
+    @cached_property
+    def times(self) -> Any:
+        """Of the moments of one clip of four seconds, as they are returned."""
+        with torch.inference_mode():
+            return self.moments(self.noise(1, 4.0))[1]
+
 
 def open_subject(name: str, settings: Mapping[str, Any], weights: str, seed: int, device: str) -> Subject:
     """Load a model to validate; arguments as `selection.select_model`, name and weights absolute.
@@ -113,10 +119,10 @@ def open_subject(name: str, settings: Mapping[str, Any], weights: str, seed: int
 
 def _open_hear(subject: Subject) -> None:
     from aape_bench.foreign_model import foreign_weights
-    from aape_bench.hear_in import import_foreign, load_seeded
+    from aape_bench.hear_in import import_foreign, load_seeded, owner_of
 
     name = subject.name.removeprefix("hear:")
-    owner = f'HEAR module "{name}"'
+    owner = owner_of(name)
     path, _ = foreign_weights(owner, subject.settings, subject.weights)
     subject.module = module = import_foreign(name)
     if not callable(getattr(module, "load_model", None)):

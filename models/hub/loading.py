@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import transformers
 
+from aape_bench.checkpoint import why_not_unpickled
 from aape_bench.errors import BenchError, ModelError
 from aape_bench.hub import HubSource
 
@@ -90,9 +91,11 @@ def blamed(source: HubSource) -> Iterator[None]:
     except (BenchError, torch.OutOfMemoryError):
         raise
     except Exception as error:
+        pickled = "weights_only" in str(error)
+        what = why_not_unpickled(error) if pickled else f"{type(error).__name__}: {error}"
         raise ModelError(
             f"transformers {transformers.__version__} cannot load the hub model {source.name} from {source.folder}: "
-            f"{type(error).__name__}: {error}"
+            f"{what}"
         ) from error
     finally:
         log.set_verbosity(verbosity)

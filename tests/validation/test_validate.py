@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 from good_hear import GOOD
+from small_models import small, usable
 from toys import Cli, Moments
 
 from aape_bench import registry
-from aape_bench.plugin import EncoderPlugin
 from aape_bench.validation import Report, open_subject, validate
 from aape_bench.validation.peer import hearvalidator_verdicts
 from aape_bench.validation.subject import Subject
@@ -41,25 +40,6 @@ def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder for modules, on the import path."""
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
     return tmp_path
-
-
-BACKBONE = {"blocks": "1", "width": "64", "heads": "2"}
-
-
-def usable(name: str) -> EncoderPlugin:
-    """A plugin whose package is installed; otherwise the test is skipped."""
-    plugin = registry.model(name)
-    if plugin.package is not None and not plugin.package.usable:
-        pytest.skip(f"{name} needs pip install {plugin.package.install}")
-    return plugin
-
-
-def small(plugin: EncoderPlugin) -> tuple[dict[str, str], str]:
-    """Settings and weights that make it quick."""
-    has = {field.name for field in fields(plugin.config)}
-    if set(BACKBONE) <= has:
-        return BACKBONE, "random"
-    return {"hop_ms": "500"} if "hop_ms" in has else {}, "default"
 
 
 @pytest.mark.parametrize("name", registry.model_names())
@@ -179,9 +159,31 @@ class Deaf(Padded):
         return super().scene_embeddings(audio)
 
 
+class Smeared(Padded):
+    """Its moments hear the padding."""
+
+    def timestamp_embeddings(
+        self, audio: torch.Tensor, lengths: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        moments, times = super().timestamp_embeddings(audio, lengths)
+        return moments + audio.mean(dim=1)[:, None, None], times
+
+
+class Timeless(Padded):
+    """Padded clips lose all their moments."""
+
+    def timestamp_embeddings(
+        self, audio: torch.Tensor, lengths: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        moments, times = super().timestamp_embeddings(audio, lengths)
+        return moments, times.masked_fill(times.isnan().any(dim=1, keepdim=True), torch.nan)
+
+
 @pytest.mark.parametrize(
     ("kind", "verdict", "reason"),
     [
+        (Timeless, "fail", "a clip of 500 ms has 20 moments alone and 0 when padded"),
+        (Smeared, "fail", "padded beside a longer one differ by"),
         (Padded, "pass", "differ by"),
         (Unmasked, "fail", "moments past a clip's end have times"),
         (Deaf, "fail", "padded beside a longer one differ by"),

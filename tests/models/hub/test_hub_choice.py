@@ -130,6 +130,22 @@ def test_what_is_not_there_is_one_paragraph(
     assert not offline.exists()
 
 
+def test_what_names_no_model_is_refused(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tiny)
+    for text in ("hf:", "hf:@", "hf:@main", "hf:someone/tiny@"):
+        with pytest.raises(UsageError, match=rf'"{text}" names no model'):
+            select_models([text], {}, "default", [0])
+        with pytest.raises(UsageError, match="names no model"):
+            select_model(text, {}, "default", 0)
+    monkeypatch.chdir(tiny.parent)
+    for text in ("hf:tiny@main", "hf:./tiny@main", f"hf:{tiny}@main"):
+        with pytest.raises(UsageError, match=r"a folder has none\. Name it alone, hf:\S*tiny, "):
+            select_models([text], {}, "default", [0])
+    shutil.copytree(tiny, tiny.with_name("tiny@main"))  # a name of a folder like another
+    (choice,) = select_models(["hf:tiny@main"], {}, "default", [0])
+    assert choice.label.startswith("hf:tiny@main@")
+
+
 def refused(folder: Path, match: str, kind: type[BenchError] = ModelError, weights: str = "default") -> None:
     with pytest.raises(kind, match=match):
         select_model(f"hf:{folder}", {}, weights, 0).build()
@@ -232,7 +248,7 @@ def test_pickled_weights_are_read_where_there_are_no_others_and_run_no_code(tiny
     for write in (lambda: torch.save({"a": Touch()}, tiny / "pytorch_model.bin"),
                   lambda: (tiny / "pytorch_model.bin").write_bytes(pickle.dumps(Touch()))):  # fmt: skip
         write()
-        refused(tiny, "cannot load the hub model tiny")
+        refused(tiny, r"cannot load the hub model tiny from \S+: it (names|is damaged)(?!.*weights_only)")
         assert not (tmp_path / "ran").exists()
 
 
