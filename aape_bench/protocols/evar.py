@@ -33,16 +33,22 @@ from aape_bench.protocols.common import (
     one_thread,
     plain,
     scaled,
+    side_by_side,
     spread,
     targets,
+    threads_allowed,
 )
+from aape_bench.protocols.numerics import Adam, product
 from aape_bench.randomness import numpy_stream, torch_stream
 
 if TYPE_CHECKING:
     import torch
 
 #: Helpers whose code decides results as well.
-SOURCES = ("aape_bench.protocols.common",)
+SOURCES = ("aape_bench.protocols.common", "aape_bench.protocols.numerics")
+
+#: Rotations are fitted at the same time while their copies of the embeddings have at most so many numbers: 1 GB.
+_COPIES = 2**28
 
 _LEARNING_RATES = {"evar": 3e-4, "m2d": 3e-5}
 
@@ -104,10 +110,16 @@ def fit(problem: Problem, settings: Settings, seed: int, advance: Callable[[int]
     """One Fit per rotation with one repeat per seed; see the module's text."""
     import torch
 
+    def work(rotation: Rotation) -> Fit:
+        torch.set_num_threads(1)  # of this thread
+        with torch.no_grad():
+            return _fit(problem, rotation, settings.resolved(), seed)
+
     fits = []
-    with one_thread(use_torch=True), torch.no_grad():
-        for rotation in problem.rotations:
-            fits.append(_fit(problem, rotation, settings.resolved(), seed))
+    at_once = max(1, min(threads_allowed(), _COPIES // max(1, problem.embeddings.size)))
+    with one_thread(use_torch=True):
+        for one in side_by_side(work, problem.rotations, at_once):
+            fits.append(one)
             advance(1)
     return fits
 
@@ -124,29 +136,33 @@ def _fit(problem: Problem, rotation: Rotation, settings: Settings, seed: int) ->
     seeds = settings.numbers
     orders = [numpy_stream(seed, "evar", number, rotation.name, "order") for number in seeds]
     weights = _initial(seed, seeds, rotation.name, train.shape[1], len(columns))
-    optimiser = torch.optim.Adam(
-        weights, lr=float(settings.learning_rate or 0), weight_decay=settings.weight_decay, fused=True
-    )
+    optimiser = Adam(weights, float(settings.learning_rate or 0), settings.weight_decay)
     bests = [_Best() for _ in seeds]
     kept = [weight.clone() for weight in weights]
+    going = list(range(len(seeds)))  # whose classifiers `weights` are
     for epoch in range(1, settings.epochs + 1):
-        order = torch.from_numpy(np.stack([generator.permutation(len(train)) for generator in orders]))
+        order = torch.from_numpy(np.stack([orders[number].permutation(len(train)) for number in going]))
         for rows in torch.split(order, settings.batch_size, dim=1):
-            _step(weights, train[rows], labels[rows], problem.exclusive)
-            optimiser.step()
-        for number, best in enumerate(bests):
-            if best.stopped:
-                continue
-            scores = _scores([weight[number] for weight in weights], validation, problem, columns)
+            optimiser.step(
+                weights, _gradients(weights, [train[some] for some in rows], labels[rows], problem.exclusive)
+            )
+        for at, number in enumerate(going):
+            best = bests[number]
+            scores = _scores([weight[at] for weight in weights], validation, problem, columns)
             quality = judged(problem, rotation.validation, scores)
             if quality >= best.quality or best.scores is None:
                 best.quality, best.epoch, best.scores = quality, epoch, scores
                 for keep, weight in zip(kept, weights, strict=True):
-                    keep[number] = weight[number]
+                    keep[number] = weight[at]
             elif epoch - best.epoch >= settings.patience:
                 best.stopped = epoch
-        if all(best.stopped for best in bests):
+        staying = [at for at, number in enumerate(going) if not bests[number].stopped]
+        if not staying:
             break
+        if len(staying) < len(going):
+            going = [going[at] for at in staying]
+            weights = [weight[staying] for weight in weights]
+            optimiser.keep(staying)
 
     test = torch.from_numpy(scaled(problem.embeddings, rotation.test, scaler))
     tried = [
@@ -171,11 +187,11 @@ def _fit(problem: Problem, rotation: Rotation, settings: Settings, seed: int) ->
 
 
 def _initial(seed: int, seeds: list[int], fold: str, inputs: int, outputs: int) -> list[torch.Tensor]:
-    """Weights (seeds, inputs, outputs) and offsets (seeds, 1, outputs), as torch.nn.Linear draws them."""
+    """Weights (seeds, outputs, inputs) and offsets (seeds, 1, outputs), as torch.nn.Linear draws them."""
     import torch
 
     bound = inputs**-0.5
-    weights, offsets = torch.empty(len(seeds), inputs, outputs), torch.empty(len(seeds), 1, outputs)
+    weights, offsets = torch.empty(len(seeds), outputs, inputs), torch.empty(len(seeds), 1, outputs)
     for row, number in enumerate(seeds):
         stream = torch_stream(seed, "evar", number, fold, "initial")
         weights[row].uniform_(-bound, bound, generator=stream)
@@ -183,22 +199,25 @@ def _initial(seed: int, seeds: list[int], fold: str, inputs: int, outputs: int) 
     return [weights, offsets]
 
 
-def _step(weights: list[torch.Tensor], rows: torch.Tensor, labels: torch.Tensor, exclusive: bool) -> None:
-    """Put the gradients of the mean loss of each seed's batch into `grad`: rows (seeds, b, d), labels (seeds, b, ...).
+def _gradients(
+    weights: list[torch.Tensor], rows: list[torch.Tensor], labels: torch.Tensor, exclusive: bool
+) -> list[torch.Tensor]:
+    """Of the mean loss of each seed's batch, by `weights`: rows (b, d) of each seed, labels (seeds, b, ...).
 
     They are written out, as for one layer they are short: (predicted - true) / (rows x classes) at the outputs.
     """
     import torch
 
-    logits = torch.baddbmm(weights[1], rows, weights[0])
+    logits = torch.stack([product(some, weight.T) for some, weight in zip(rows, weights[0], strict=True)])
+    logits += weights[1]
     if exclusive:
         difference = logits.softmax(dim=2)
         difference.scatter_add_(2, labels[:, :, None], torch.full((*labels.shape, 1), -1.0))
     else:
-        difference = logits.sigmoid() - labels.float()
+        difference = logits.sigmoid().sub_(labels.float())
     difference /= logits.shape[1] * logits.shape[2]
-    weights[0].grad = torch.bmm(rows.transpose(1, 2), difference)
-    weights[1].grad = difference.sum(dim=1, keepdim=True)
+    by_weight = [product(error.T, some) for error, some in zip(difference, rows, strict=True)]
+    return [torch.stack(by_weight), difference.sum(dim=1, keepdim=True)]
 
 
 def _scores(
@@ -208,6 +227,6 @@ def _scores(
 
     parts: list[Any] = []
     for part in chunks(rows.numpy()):
-        logits = torch.addmm(weights[1], torch.from_numpy(part), weights[0])
+        logits = product(torch.from_numpy(part), weights[0].T) + weights[1]
         parts.append((logits.log_softmax(dim=1) if problem.exclusive else logits.sigmoid()).numpy())
     return spread(np.concatenate(parts), columns, len(problem.classes))

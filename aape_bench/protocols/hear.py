@@ -19,10 +19,11 @@ Representations".
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
@@ -39,19 +40,25 @@ from aape_bench.protocols.common import (
     one_thread,
     plain,
     scaled,
+    side_by_side,
     spread,
     targets,
+    threads_allowed,
 )
-from aape_bench.protocols.perceptron import Initialisation, Perceptron
+from aape_bench.protocols.perceptron import Initialisation, Perceptron, train
 from aape_bench.randomness import numpy_stream, torch_stream
 
 if TYPE_CHECKING:
     import torch
 
 #: Helpers whose code decides results as well.
-SOURCES = ("aape_bench.protocols.common", "aape_bench.protocols.perceptron")
+SOURCES = ("aape_bench.protocols.common", "aape_bench.protocols.numerics", "aape_bench.protocols.perceptron")
 
 _LEAK = "As in hear-eval-kit, clips that are tested chose the point of the grid, in the first fold's validation."
+
+#: Points are trained together while a batch has at most so many units in one of their layers: enough for narrow ones to
+#: share the overhead, few enough for what passes between operations to stay in a processor's cache.
+_TOGETHER = 2**17
 
 _INITIALISATIONS = ("xavier_uniform", "xavier_normal")
 
@@ -151,11 +158,11 @@ class _Data:
 
 @dataclass(frozen=True)
 class _Trained:
-    """A network as it was at its best check; scores: of the validation rows."""
+    """A point at its best check: its quality and its scores of the validation and of the test rows."""
 
-    network: Perceptron
     quality: float
-    scores: npt.NDArray[np.float32]
+    validation: npt.NDArray[np.float32]
+    test: npt.NDArray[np.float32]
     story: dict[str, Any]
 
 
@@ -167,28 +174,29 @@ def fit(problem: Problem, settings: Settings, seed: int, advance: Callable[[int]
     grid = settings.grid()
     drawn = numpy_stream(seed, "hear", "grid").permutation(len(grid))[: settings.grid_points]
     points = [grid[int(number)] for number in drawn]
+    threads = threads_allowed()
     fits = []
     with one_thread(use_torch=True):
         for rotation in problem.rotations:
             data = _prepare(problem, rotation, settings)
-            best = None
-            tried = []
-            for point in points:
-                trained = _train(problem, data, point, settings, seed)
-                tried.append({**asdict(point), "validation": plain(trained.quality), **trained.story})
-                if best is None or trained.quality > best[1].quality:  # the first drawn among equals
-                    best = (point, trained)
-            assert best is not None
+            trained = _train_all(problem, data, points, settings, seed, threads)
+            # the first drawn among equals
+            best = max(range(len(points)), key=lambda number: (trained[number].quality, -number))
+            chosen = points[best]
+            tried = [
+                {**asdict(point), "validation": plain(one.quality), **one.story}
+                for point, one in zip(points, trained, strict=True)
+            ]
             fits.append(
                 Fit(
-                    test=_scores(best[1].network, data.test, problem, data.columns)[None],
-                    validation=best[1].scores[None],
-                    choice={"fold": rotation.name, "tried": tried, "chosen": asdict(best[0])},
+                    test=trained[best].test[None],
+                    validation=trained[best].validation[None],
+                    choice={"fold": rotation.name, "tried": tried, "chosen": asdict(chosen)},
                     remarks=[_LEAK] if settings.as_published and rotation is not problem.rotations[0] else [],
                 )
             )
             if settings.as_published:
-                points = [best[0]]
+                points = [chosen]
             advance(1)
     return fits
 
@@ -209,53 +217,124 @@ def _prepare(problem: Problem, rotation: Rotation, settings: Settings) -> _Data:
     return _Data(rotation, train, torch.from_numpy(labels), validation, test, columns)
 
 
-def _train(problem: Problem, data: _Data, point: Point, settings: Settings, seed: int) -> _Trained:
-    """Train one point of the grid until its validation score no longer rises."""
+def _train_all(
+    problem: Problem, data: _Data, points: Sequence[Point], settings: Settings, seed: int, threads: int
+) -> list[_Trained]:
+    """Every point trained until its validation score no longer rises, in their order."""
     import torch
-    from torch.nn import functional
 
+    def work(group: Sequence[Point]) -> dict[Point, _Trained]:
+        torch.set_num_threads(1)  # of this thread
+        with torch.no_grad():
+            return _train(problem, data, group, settings, seed)
+
+    trained: dict[Point, _Trained] = {}
+    for group in side_by_side(work, _groups(points, min(len(data.train), settings.batch_size)), threads):
+        trained |= group
+    return [trained[point] for point in points]
+
+
+def _groups(points: Sequence[Point], rows: int) -> list[list[Point]]:
+    """The points that are trained together: of one depth, and of at most `_TOGETHER` units x rows of a batch."""
+    groups: list[list[Point]] = []
+    for _, same in itertools.groupby(sorted(points, key=_depth), key=_depth):
+        units = math.inf
+        for point in same:
+            units += point.hidden_width
+            if units * rows > _TOGETHER:
+                groups.append([])
+                units = point.hidden_width
+            groups[-1].append(point)
+    return groups
+
+
+def _depth(point: Point) -> int:
+    return point.hidden_layers
+
+
+@dataclass
+class _Progress:
+    """One point in training and, as they were at its best check, its network's state and validation scores."""
+
+    network: Perceptron
+    quality: float = -math.inf
+    epoch: int = 0
+    stopped: int = 0
+    scores: npt.NDArray[np.float32] | None = None
+    state: list[torch.Tensor] = field(default_factory=list)
+
+    def check(self, epoch: int, quality: float, scores: npt.NDArray[np.float32], patience: int) -> None:
+        """Take notice of a check on validation; `patience` epochs after the best one training ends."""
+        if quality > self.quality or self.scores is None:
+            self.quality, self.epoch, self.scores = quality, epoch, scores
+            self.state = [part.clone() for part in self.network.state()]
+        elif epoch - self.epoch >= patience:
+            self.stopped = epoch
+
+
+def _train(
+    problem: Problem, data: _Data, points: Sequence[Point], settings: Settings, seed: int
+) -> dict[Point, _Trained]:
+    """Train points of equal depth side by side, each until its validation score no longer rises."""
+    import torch
+
+    order = numpy_stream(seed, "hear", data.rotation.name, "order")
+    networks = {point: _Progress(_network(data, point, settings, seed)) for point in points}
+    count = len(data.train)
+    for epoch in range(1, settings.max_epochs + 1):
+        going = [one for one in networks.values() if not one.stopped]
+        if not going:
+            break
+        rows = torch.from_numpy(np.arange(count) if settings.as_published else order.permutation(count))
+        for batch in rows.tensor_split(_cuts(count, settings.batch_size)):
+            labels = data.labels[batch]
+            gradient = functools.partial(_gradient, labels=labels, exclusive=problem.exclusive)
+            train([one.network for one in going], data.train[batch], gradient)
+        if epoch % settings.validate_every == 0:
+            for one in going:
+                scores = _scores(one.network, data.validation, problem, data.columns)
+                quality = judged(problem, data.rotation.validation, scores)
+                one.check(epoch, quality, scores, settings.patience * settings.validate_every)
+    return {point: _finished(one, problem, data, settings) for point, one in networks.items()}
+
+
+def _network(data: _Data, point: Point, settings: Settings, seed: int) -> Perceptron:
     # a point's streams hang on the point itself: its result is the same whichever others are drawn
     stream = ("hear", data.rotation.name, *map(str, asdict(point).values()))
-    order, dropout = numpy_stream(seed, *stream, "order"), torch_stream(seed, *stream, "dropout")
-    network = Perceptron(
+    return Perceptron(
         data.train.shape[1],
         [point.hidden_width] * point.hidden_layers,
         len(data.columns),
-        settings.dropout,
-        cast(Initialisation, point.initialisation),
-        torch_stream(seed, *stream, "initial"),
+        dropout=settings.dropout,
+        initialisation=cast(Initialisation, point.initialisation),
+        learning_rate=point.learning_rate,
+        initial=torch_stream(seed, *stream, "initial"),
+        masks=numpy_stream(seed, *stream, "dropout"),
     )
-    optimiser = torch.optim.Adam(network.parameters(), lr=point.learning_rate, fused=True)
-    best, scores, kept = (-math.inf, 0), None, None
-    epoch, count = 0, len(data.train)
-    for epoch in range(1, settings.max_epochs + 1):
-        rows = torch.from_numpy(np.arange(count) if settings.as_published else order.permutation(count))
-        for batch in rows.tensor_split(_cuts(count, settings.batch_size)):
-            logits, labels = network.train(data.train[batch], dropout), data.labels[batch]
-            loss = (
-                functional.cross_entropy(logits, labels)
-                if problem.exclusive
-                else functional.binary_cross_entropy_with_logits(logits, labels.float())
-            )
-            optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-        if epoch % settings.validate_every:
-            continue
-        now = _scores(network, data.validation, problem, data.columns)
-        quality = judged(problem, data.rotation.validation, now)
-        if quality > best[0] or scores is None:
-            best, scores = (quality, epoch), now
-            kept = [part.detach().clone() for part in network.state()]
-        elif epoch - best[1] >= settings.patience * settings.validate_every:
-            break
-    assert scores is not None
-    assert kept is not None
-    with torch.no_grad():
-        for part, value in zip(network.state(), kept, strict=True):
-            part.copy_(value)
-    stopped = epoch < settings.max_epochs
-    return _Trained(network, best[0], scores, {"epoch": best[1], "epochs": epoch, "stopped_early": stopped})
+
+
+def _gradient(logits: torch.Tensor, labels: torch.Tensor, exclusive: bool) -> torch.Tensor:
+    """Gradient of the loss by the logits (n, outputs). It is a mean over rows; of several labels, over logits."""
+    import torch
+
+    if exclusive:
+        error = logits.softmax(dim=1)
+        return error.sub_(torch.nn.functional.one_hot(labels, logits.shape[1])).div_(len(logits))
+    return logits.sigmoid().sub_(labels.float()).div_(logits.numel())
+
+
+def _finished(one: _Progress, problem: Problem, data: _Data, settings: Settings) -> _Trained:
+    """The network put back to its best check, and its scores of the test rows."""
+    assert one.scores is not None
+    for part, value in zip(one.network.state(), one.state, strict=True):
+        part.copy_(value)
+    epochs = one.stopped or settings.max_epochs
+    return _Trained(
+        one.quality,
+        one.scores,
+        _scores(one.network, data.test, problem, data.columns),
+        {"epoch": one.epoch, "epochs": epochs, "stopped_early": epochs < settings.max_epochs},
+    )
 
 
 def _cuts(count: int, size: int) -> list[int]:

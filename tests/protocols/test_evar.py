@@ -29,7 +29,7 @@ def by_hand(problem: Problem, rotation: Rotation, settings: Settings, number: in
     bound = problem.embeddings.shape[1] ** -0.5
     layer = torch.nn.Linear(problem.embeddings.shape[1], classes)
     with torch.no_grad():
-        layer.weight.copy_(torch.empty(layer.weight.shape[1], classes).uniform_(-bound, bound, generator=stream).T)
+        layer.weight.uniform_(-bound, bound, generator=stream)
         layer.bias.uniform_(-bound, bound, generator=stream)
     optimiser = torch.optim.Adam(layer.parameters(), lr=settings.learning_rate or 0, weight_decay=settings.weight_decay)
     order = numpy_stream(0, "evar", number, rotation.name, "order")
