@@ -1,10 +1,13 @@
-"""What the protocols share: one thread, standardisation, scores of classes that were never trained on."""
+"""What the protocols share: threads, standardisation, scores of classes that were never trained on."""
 
 from __future__ import annotations
 
 import contextlib
 import math
+import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -17,10 +20,12 @@ from aape_bench.problem import Problem
 #: Score of a class that a rotation never trained on (exclusive labels, float32).
 LOWEST = np.finfo(np.float32).min
 
-#: Rows that are standardised or scored at once.
-CHUNK = 16384
+#: Rows, and numbers in them, that are standardised or scored at once.
+CHUNK, NUMBERS = 16384, 2**23
 
 Value = TypeVar("Value", int, float, str)
+Given = TypeVar("Given")
+Made = TypeVar("Made")
 
 
 def listed(owner: str, name: str, text: str, kind: Callable[[str], Value]) -> list[Value]:
@@ -55,6 +60,47 @@ def one_thread(use_torch: bool) -> Iterator[None]:
             torch.set_num_threads(threads)
 
 
+def threads_allowed() -> int:
+    """Threads that numerical libraries would use: of this machine, or fewer by OMP_NUM_THREADS and its like."""
+    import sklearn.linear_model  # noqa: F401  (as above)
+    from threadpoolctl import threadpool_info
+
+    return max((int(pool["num_threads"]) for pool in threadpool_info()), default=1)
+
+
+def side_by_side(work: Callable[[Given], Made], pieces: Sequence[Given], threads: int) -> Iterator[Made]:
+    """What `work` makes of each piece, in order; by several threads, or by the caller's own where one is enough.
+
+    The threads are daemons: whatever ends the caller (Ctrl-C, an error of one piece) does not wait for the pieces in
+    hand, and no further ones are begun. Raises what `work` raises.
+    """
+    if min(threads, len(pieces)) <= 1:
+        yield from map(work, pieces)
+        return
+    results: list[Future[Made]] = [Future() for _ in pieces]
+    waiting = deque(zip(results, pieces, strict=True))
+
+    def take() -> None:
+        with contextlib.suppress(IndexError):  # none are left
+            while True:
+                result, piece = waiting.popleft()
+                try:
+                    made = work(piece)
+                except BaseException as error:
+                    result.set_exception(error)
+                else:
+                    result.set_result(made)
+
+    try:
+        for _ in range(min(threads, len(pieces))):
+            threading.Thread(target=take, daemon=True).start()
+        for number in range(len(pieces)):
+            yield results[number].result()
+            results[number] = Future()  # what was handed over is not kept
+    finally:
+        waiting.clear()
+
+
 def judged(problem: Problem, rows: npt.NDArray[np.int64], scores: npt.NDArray[np.float32]) -> float:
     """The problem's quality of these scores; what is undefined there is worse than anything."""
     quality = float(problem.quality(rows, scores))
@@ -82,7 +128,7 @@ def fit_scaler(embeddings: npt.NDArray[np.float32], rows: npt.NDArray[np.int64],
     from sklearn.preprocessing import StandardScaler
 
     scaler = StandardScaler()
-    for part in chunks(rows):
+    for part in chunks(rows, embeddings.shape[1]):
         scaler.partial_fit(embeddings[part].astype(np.float64))
     scale = scaler.scale_
     if common:
@@ -99,16 +145,17 @@ def scaled(
         return embeddings[rows]
     values = np.empty((len(rows), embeddings.shape[1]), np.float32)
     start = 0
-    for part in chunks(rows):
+    for part in chunks(rows, embeddings.shape[1]):
         values[start : start + len(part)] = (embeddings[part].astype(np.float64) - scaler.mean) / scaler.scale
         start += len(part)
     return values
 
 
-def chunks(rows: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
-    """Pieces of at most CHUNK rows, in order."""
-    for start in range(0, len(rows), CHUNK):
-        yield rows[start : start + CHUNK]
+def chunks(rows: npt.NDArray[Any], width: int = 1) -> Iterator[npt.NDArray[Any]]:
+    """Pieces of at most CHUNK rows, in order; of so few that, with `width` numbers each, they have at most NUMBERS."""
+    size = max(1, min(CHUNK, NUMBERS // width))
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]
 
 
 def targets(problem: Problem, rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:

@@ -28,11 +28,20 @@ import numpy.typing as npt
 from aape_bench.clip_table import Rotation
 from aape_bench.errors import UsageError
 from aape_bench.problem import Fit, Problem
-from aape_bench.protocols.common import judged, listed, one_thread, plain, spread
+from aape_bench.protocols.common import (
+    NUMBERS,
+    judged,
+    listed,
+    one_thread,
+    plain,
+    side_by_side,
+    spread,
+    threads_allowed,
+)
 
 #: Helpers whose code decides results as well.
 SOURCES = ("aape_bench.protocols.common",)
-#: Rows of queries and of the gallery whose similarities are in memory at once.
+#: Rows of queries and of the gallery whose similarities are in memory at once; fewer of the latter if they are wide.
 QUERIES, GALLERY = 512, 8192
 
 #: Decimals of a similarity; what differs beyond them differs by the order of its sums.
@@ -71,17 +80,17 @@ class Neighbours:
 
 def fit(problem: Problem, settings: Settings, seed: int, advance: Callable[[int], None]) -> list[Fit]:  # noqa: ARG001
     """One Fit per rotation; see the module's text. (Nothing is drawn from the seed.)"""
-    fits = []
+    fits, threads = [], threads_allowed()
     with one_thread(use_torch=False):
         for rotation in problem.rotations:
-            fits.append(_fit(problem, rotation, settings))
+            fits.append(_fit(problem, rotation, settings, threads))
             advance(1)
     return fits
 
 
-def _fit(problem: Problem, rotation: Rotation, settings: Settings) -> Fit:
+def _fit(problem: Problem, rotation: Rotation, settings: Settings, threads: int) -> Fit:
     numbers = sorted({min(k, len(rotation.train)) for k in settings.numbers})
-    near = nearest(problem.embeddings, rotation.validation, rotation.train, numbers[-1])
+    near = nearest(problem.embeddings, rotation.validation, rotation.train, numbers[-1], threads)
     tried = []
     best, chosen, validation = -np.inf, 0, None
     for k in numbers:
@@ -92,7 +101,7 @@ def _fit(problem: Problem, rotation: Rotation, settings: Settings) -> Fit:
             best, chosen, validation = quality, k, scores
     assert validation is not None
     both = np.sort(np.concatenate([rotation.train, rotation.validation]))
-    near = nearest(problem.embeddings, rotation.test, both, min(max(chosen, _RETRIEVED), len(both)))
+    near = nearest(problem.embeddings, rotation.test, both, min(max(chosen, _RETRIEVED), len(both)), threads)
     return Fit(
         test=_votes(problem, near, chosen, both)[None],
         validation=validation[None],
@@ -102,15 +111,24 @@ def _fit(problem: Problem, rotation: Rotation, settings: Settings) -> Fit:
 
 
 def nearest(
-    embeddings: npt.NDArray[np.float32], queries: npt.NDArray[np.int64], gallery: npt.NDArray[np.int64], k: int
+    embeddings: npt.NDArray[np.float32],
+    queries: npt.NDArray[np.int64],
+    gallery: npt.NDArray[np.int64],
+    k: int,
+    threads: int = 1,
 ) -> Neighbours:
-    """The k rows of the gallery with the highest cosine similarity to each query; equals in the gallery's order."""
+    """The k rows of the gallery with the highest cosine similarity to each query; equals in the gallery's order.
+
+    threads: each looks up some of the queries.
+    """
     rows = np.empty((len(queries), k), np.int64)
     similarity = np.empty((len(queries), k))
-    for start in range(0, len(queries), QUERIES):
-        part = slice(start, start + QUERIES)
-        found, rows_similarity = _nearest(_unit(embeddings[queries[part]]), embeddings, gallery, k)
-        rows[part], similarity[part] = gallery[found], rows_similarity
+    parts = [slice(start, start + QUERIES) for start in range(0, len(queries), QUERIES)]
+    looked_up = side_by_side(
+        lambda part: _nearest(_unit(embeddings[queries[part]]), embeddings, gallery, k), parts, threads
+    )
+    for part, (found, values) in zip(parts, looked_up, strict=True):
+        rows[part], similarity[part] = gallery[found], values
     return Neighbours(rows, similarity)
 
 
@@ -120,8 +138,9 @@ def _nearest(
     """Positions in the gallery and similarities, (queries, k); the gallery is gone through in its order."""
     order = np.empty((len(queries), 0), np.int64)
     best = np.empty((len(queries), 0))
-    for start in range(0, len(gallery), GALLERY):
-        block = _unit(embeddings[gallery[start : start + GALLERY]])
+    size = max(1, min(GALLERY, NUMBERS // embeddings.shape[1]))
+    for start in range(0, len(gallery), size):
+        block = _unit(embeddings[gallery[start : start + size]])
         similar = np.round(queries @ block.T, DECIMALS)
         if best.shape[1] == k:  # of equals the earlier stay
             candidates = similar > best[:, -1:]

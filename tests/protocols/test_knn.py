@@ -38,10 +38,32 @@ def test_neighbours_equal_brute_force(monkeypatch: pytest.MonkeyPatch, block: in
     monkeypatch.setattr(knn, "GALLERY", block)
     monkeypatch.setattr(knn, "QUERIES", block)
     queries, gallery = np.arange(0, 100, 5), np.setdiff1d(np.arange(300), np.arange(0, 100, 5))
-    for k in (1, 5, 20, len(gallery)):
-        found = nearest(x, queries, gallery, k)
+    for k, threads in ((1, 1), (5, 3), (20, 1), (len(gallery), 3)):
+        found = nearest(x, queries, gallery, k, threads)
         assert (found.rows == brute_force(x, queries, gallery, k)).all()
         assert (np.diff(found.similarity, axis=1) <= 0).all()
+
+
+def test_the_number_of_threads_changes_no_byte(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = tags()
+    problem = several(x, y, folds(len(y))[:2])
+    monkeypatch.setattr(knn, "QUERIES", 9)
+    one = fit(problem, Settings(), 0, silent)
+    monkeypatch.setattr(knn, "threads_allowed", lambda: 3)
+    for a, b in zip(one, fit(problem, Settings(), 0, silent), strict=True):
+        assert a.test.tobytes() == b.test.tobytes()
+        assert a.choice == b.choice
+        assert all(a.values[name].tobytes() == b.values[name].tobytes() for name in a.values)
+
+
+def test_wide_rows_are_looked_up_in_smaller_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, _ = four_classes()
+    blocks: list[int] = []
+    unit = knn._unit
+    monkeypatch.setattr(knn, "_unit", lambda rows: blocks.append(len(rows)) or unit(rows))
+    monkeypatch.setattr(knn, "NUMBERS", 40 * 50)
+    nearest(x, np.arange(10), np.arange(10, 130), 5)
+    assert blocks == [10, 50, 50, 20]
 
 
 def test_decisions_equal_scikit_learns_where_no_vote_is_tied() -> None:
