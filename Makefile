@@ -1,18 +1,23 @@
 # make demo: environment, install, the main job on the embedded task, plots.   make test: everything CI checks.
+# make docs: the documentation as a site, site/index.html.
+# make bench: the benchmarks (hours), into $(RESULTS)/benchmarks.csv; ONLY=sblu measures one of them.
 #
 # PYTHON      the Python to build environments with (3.11 - 3.13)
 # TORCH_INDEX an extra package index for torch, e.g. PyTorch's own for CPU builds (README)
+# HEAREVAL    the Python of an environment with hear-eval-kit, PEERS its launcher and HEAR module: for the benchmarks that
+#             compare with it (they read the variables themselves)
 
 PYTHON ?= python3
 TORCH_INDEX ?=
 DEMO ?= .venv
 TEST ?= .venv-test
 RESULTS ?= results
+ONLY ?=
 
 PIP = -m pip --disable-pip-version-check install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) --constraint constraints.txt
-SOURCES = pyproject.toml constraints.txt $(shell find aape_bench models tasks -name '*.py' -o -name '*.csv' -o -name '*.safetensors')
+SOURCES = pyproject.toml constraints.txt $(shell find aape_bench models tasks -name '*.py' -o -name '*.csv' -o -name '*.safetensors' -o -path '*/templates/*')
 
-.PHONY: demo test lint types suite clean
+.PHONY: demo test lint types suite docs bench clean
 
 demo: $(DEMO)/installed
 	$(DEMO)/bin/aape-bench run --model aape,vit,logmel --task tremolo --results-dir $(RESULTS)
@@ -30,6 +35,12 @@ types: $(TEST)/installed
 # processes side by side, one thread each
 suite: $(TEST)/installed
 	OMP_NUM_THREADS=1 $(TEST)/bin/python -m pytest --numprocesses auto
+
+docs: $(TEST)/installed
+	NO_MKDOCS_2_WARNING=1 $(TEST)/bin/python -m mkdocs build --strict --quiet
+
+bench: $(TEST)/installed
+	$(TEST)/bin/python benchmarks/suite.py --out $(RESULTS) $(addprefix --only ,$(ONLY))
 
 # --editable, so that the demo's environment follows the checkout
 $(DEMO)/installed: $(SOURCES)
@@ -53,4 +64,4 @@ $(TEST)/installed: $(SOURCES)
 	touch $@
 
 clean:
-	rm -rf $(DEMO) $(TEST) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(DEMO) $(TEST) build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -7,21 +7,50 @@ by a crash is passed over, and two processes may write at once.
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import os
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import pandas as pd
 
 from aape_bench.errors import DataError
-from aape_bench.identity import digest, file_digest, source_digest
+from aape_bench.identity import canonical, digest, file_digest, source_digest
 from aape_bench.storage import storage_error
 from aape_bench.task import Task
 
 Stat = tuple[int, int, int]
+_BLOCK = 4096  # rows of a table that are text at once
+
+
+class Stats(Sequence[Stat]):
+    """(size, mtime in ns, inode) of one file after the other: 24 bytes each, where tuples take 160."""
+
+    def __init__(self) -> None:
+        self._sizes, self._times, self._inodes = array("q"), array("q"), array("Q")
+
+    def append(self, found: os.stat_result) -> None:
+        """Those of the next file."""
+        self._sizes.append(found.st_size)
+        self._times.append(found.st_mtime_ns)
+        self._inodes.append(found.st_ino)
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    @overload
+    def __getitem__(self, row: int) -> Stat: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[Stat]: ...
+    def __getitem__(self, row: int | slice) -> Stat | list[Stat]:
+        if isinstance(row, slice):
+            return list(zip(self._sizes[row], self._times[row], self._inodes[row], strict=True))
+        return self._sizes[row], self._times[row], self._inodes[row]
 
 
 class ContentMemory:
@@ -30,13 +59,17 @@ class ContentMemory:
     def __init__(self, cache_dir: Path, root: Path) -> None:
         self.root = root
         self.file = cache_dir / "contents" / f"{digest(str(root.resolve()))[:16]}.txt"
-        self._known: dict[str, tuple[Stat, str]] | None = None
 
     def known(self, paths: Sequence[str], stats: Sequence[Stat]) -> list[str | None]:
         """The remembered hash of each file, None where the file is new or has changed."""
-        remembered = self._read()
-        found = (remembered.get(path) for path in paths)
-        return [f[1] if f is not None and f[0] == s else None for f, s in zip(found, stats, strict=True)]
+        rows: dict[str, list[int]] = {}
+        for row, path in enumerate(paths):
+            rows.setdefault(path, []).append(row)
+        found: list[str | None] = [None] * len(paths)
+        for path, stat, value in self._entries():  # of several lines the last holds
+            for row in rows.get(path, ()):
+                found[row] = value if stat == stats[row] else None
+        return found
 
     def hashes(
         self, paths: Sequence[str], stats: Sequence[Stat], advance: Callable[[int], None] = lambda _: None
@@ -60,17 +93,16 @@ class ContentMemory:
         except OSError as error:
             raise DataError(f"{self.root / path} cannot be read ({error.strerror or error}).") from None
 
-    def _read(self) -> dict[str, tuple[Stat, str]]:
-        if self._known is None:
-            self._known = {}
-            if self.file.is_file():
-                for line in self.file.read_text(encoding="utf-8", errors="replace").split("\n"):
-                    fields = line.split(" ", 4)
-                    # the closing mark tells a whole line from one that a crash cut short
-                    if len(fields) == 5 and fields[4].endswith("\t.") and all(f.isdecimal() for f in fields[1:4]):
-                        stat = (int(fields[1]), int(fields[2]), int(fields[3]))
-                        self._known[fields[4][:-2]] = (stat, fields[0])
-        return self._known
+    def _entries(self) -> Iterator[tuple[str, Stat, str]]:
+        if not self.file.is_file():
+            return
+        # newline: a name may hold any other end of a line
+        with self.file.open(encoding="utf-8", errors="replace", newline="\n") as lines:
+            for line in lines:
+                fields = line.rstrip("\n").split(" ", 4)
+                # the closing mark tells a whole line from one that a crash cut short
+                if len(fields) == 5 and fields[4].endswith("\t.") and all(f.isdecimal() for f in fields[1:4]):
+                    yield fields[4][:-2], (int(fields[1]), int(fields[2]), int(fields[3])), fields[0]
 
     def _append(self, entries: list[tuple[str, Stat, str]]) -> None:
         lines = [f"{value} {s[0]} {s[1]} {s[2]} {path}\t.\n" for path, s, value in entries]
@@ -80,12 +112,14 @@ class ContentMemory:
                 handle.write(("\n" + "".join(lines)).encode())
         except OSError as error:
             raise storage_error(self.file, error) from error
-        self._read().update({path: (stat, value) for path, stat, value in entries})
 
 
 @dataclass(frozen=True)
 class Fingerprints:
-    """What a data set is. audio: of the samples that an encoder gets; data: of those, labels, splits and groups."""
+    """What a data set is. audio: of the samples that an encoder gets; data: of those, labels, splits and groups.
+
+    Tasks that use the same files in the same order have one `audio`.
+    """
 
     audio: str
     data: str
@@ -96,13 +130,39 @@ def fingerprints(task: Task, table: pd.DataFrame, hashes: Sequence[str] | None) 
 
     hashes: per row; None for a generated task, whose generator's sources stand in for them.
     """
-    files = list(hashes) if hashes is not None else []
     code = source_digest(task.generator.sources) if task.generator is not None else None
-    plain = table.astype(object).where(table.notna(), None)
-    spans = plain[["id", "path", "start", "end"]].values.tolist()
-    audio = digest({"task": task.name, "seconds": task.clip_seconds, "spans": spans, "files": files, "code": code})
-    rows = plain.values.tolist()
-    about: dict[str, Any] = {"audio": audio, "rows": rows, "kind": task.kind, "splits": task.split_scheme}
+    files, spans = iter(hashes or ()), _rows(table[["id", "path", "start", "end"]])
+    named = _digest({"task": task.name, "seconds": task.clip_seconds, "spans": spans, "files": files, "code": code})
+    audio = named
+    if hashes is not None:  # whatever the files are called, and whatever else they are used for
+        spans = _rows(table[["start", "end"]])
+        audio = _digest({"seconds": task.clip_seconds, "spans": spans, "files": iter(hashes)})
+    about: dict[str, Any] = {"audio": named, "rows": _rows(table), "kind": task.kind, "splits": task.split_scheme}
     if task.postprocessing:  # a task folder may say how its events are to be found
         about["events"] = [vars(how) for how in task.postprocessing]
-    return Fingerprints(audio, digest(about))
+    return Fingerprints(audio, _digest(about))
+
+
+def _rows(table: pd.DataFrame) -> Iterator[list[Any]]:
+    """Row by row, None for what is not there."""
+    for start in range(0, len(table), _BLOCK):
+        block = table.iloc[start : start + _BLOCK]
+        yield from block.astype(object).where(block.notna(), None).values.tolist()
+
+
+def _digest(value: dict[str, Any]) -> str:
+    """`identity.digest` of a dict, whose iterators count as lists but are never in memory as a whole."""
+    found = hashlib.sha256()
+    for place, (name, part) in enumerate(sorted(value.items())):
+        found.update(f"{'{,'[place > 0]}{canonical(name)}:".encode())
+        if not isinstance(part, Iterator):
+            found.update(canonical(part).encode())
+            continue
+        found.update(b"[")
+        first = True
+        while block := list(itertools.islice(part, _BLOCK)):
+            found.update((("" if first else ",") + canonical(block)[1:-1]).encode())
+            first = False
+        found.update(b"]")
+    found.update(b"}")
+    return found.hexdigest()

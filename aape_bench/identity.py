@@ -17,8 +17,12 @@ from aape_bench.errors import ModelError
 
 def digest(value: Any) -> str:
     """SHA-256 (hex) of a value's canonical JSON; dataclasses count as their fields."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, default=_plain)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+def canonical(value: Any) -> str:
+    """The one JSON text of a value; dataclasses count as their fields."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, default=_plain)
 
 
 def file_digest(path: Path) -> str:

@@ -19,6 +19,7 @@ import csv
 import gzip
 import io
 import json
+import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -35,6 +36,7 @@ from aape_bench.task import Kind
 
 _FIXED = ("id", "fold", "group", "repeat", "kind", "truth", "predicted")
 _BLOCK = 1000  # rows compressed at a time
+_QUOTED = re.compile('[,"\r\n]')
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ def _label(kind: Kind, label: Any) -> str:
 
 
 def _quote(text: str) -> str:
-    if any(mark in text for mark in ',"\r\n'):
+    if _QUOTED.search(text):
         return '"' + text.replace('"', '""') + '"'
     return text
 

@@ -2,43 +2,57 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from aape_bench import clip_table
-from aape_bench.contents import ContentMemory, Fingerprints, fingerprints
+from aape_bench.contents import ContentMemory, Fingerprints, Stats, fingerprints
 from aape_bench.errors import DataError
 from aape_bench.task import Task
 
 
 @dataclass(frozen=True)
 class TaskData:
-    """A task's clip table as it will be evaluated. `memory` and `stats` are None for generated tasks."""
+    """A task's clip table as it will be evaluated. `memory` and `stats` are None for generated tasks.
+
+    Every job of the task asks what it holds: hashes and fingerprints are worked out once.
+    """
 
     task: Task
     root: Path
     table: pd.DataFrame
-    stats: list[tuple[int, int, int]] | None
+    stats: Stats | None
     memory: ContentMemory | None
+    _known: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def unread(self) -> int:
         """Files whose content is not known yet (new or changed since they were hashed)."""
-        if self.memory is None or self.stats is None:
+        if self.memory is None or self.stats is None or "hashes" in self._known:
             return 0
-        return self.memory.known(list(self.table["path"]), self.stats).count(None)
+        known = self.memory.known(self.table["path"].tolist(), self.stats)
+        if None not in known:
+            self._known["hashes"] = known
+        return known.count(None)
 
     def hashes(self, advance: Any = lambda _: None) -> list[str] | None:
         """Content hash of every clip's file; files not known yet are read. None for generated tasks."""
         if self.memory is None or self.stats is None:
             return None
-        return self.memory.hashes(list(self.table["path"]), self.stats, advance)
+        if "hashes" not in self._known:
+            self._known["hashes"] = self.memory.hashes(self.table["path"].tolist(), self.stats, advance)
+        hashes: list[str] = self._known["hashes"]
+        return hashes
 
     def fingerprints(self) -> Fingerprints:
         """What the audio and the whole data set are; files not known yet are read."""
-        return fingerprints(self.task, self.table, self.hashes())
+        if "prints" not in self._known:
+            self._known["prints"] = fingerprints(self.task, self.table, self.hashes())
+        prints: Fingerprints = self._known["prints"]
+        return prints
 
 
 def load_task(task: Task, data_dir: Path, cache_dir: Path, allow_partial: bool) -> TaskData:
@@ -59,6 +73,8 @@ def load_task(task: Task, data_dir: Path, cache_dir: Path, allow_partial: bool) 
     table = clip_table.check(task, task.read(root))
     present = clip_table.select_present(task, root, table, allow_partial)
     clip_table.rotations(task, present.table)
+    if (arrow := sys.modules.get("pyarrow")) is not None:
+        arrow.default_memory_pool().release_unused()  # pandas' strings pass through it: it would keep tens of MB
     return TaskData(task, root, present.table, present.stats, ContentMemory(cache_dir, root))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
 import pandas as pd
@@ -42,6 +42,24 @@ def test_broken_metadata_is_refused(frame: pd.DataFrame, says: str) -> None:
 
 def test_a_name_with_two_dots_is_no_escape() -> None:
     assert clip_table.check(FOLDS, changed("path", 2, "audio/a..b.wav"))["path"][2] == "audio/a..b.wav"
+
+
+@pytest.mark.parametrize(
+    "path", ["a", "a b/c.wav", "a//b.wav", "./a.wav", "a/./b", "a/.", "a/", "..a/b..", ".hidden/x", "a/...", "a\nb/c"]
+)
+def test_paths_stand_in_their_plainest_form(path: str) -> None:
+    """As pathlib has it, whether or not the path is passed over as plain."""
+    assert clip_table.check(FOLDS, changed("path", 2, path))["path"][2] == str(PurePosixPath(path))
+
+
+@pytest.mark.parametrize("path", ["..", "a/..", "a/../b", "//a/b", "a/b\\c", "a\0b", "a:b", "c:x/y"])
+def test_paths_that_may_leave_the_data_folder(path: str) -> None:
+    plain = clip_table._PLAIN.fullmatch(path)
+    leaves = ".." in PurePosixPath(path).parts or path.startswith("/") or PureWindowsPath(path).drive
+    assert plain is None
+    if leaves or "\\" in path or "\0" in path:
+        with pytest.raises(DataError, match="leaves the data folder"):
+            clip_table.check(FOLDS, changed("path", 2, path))
 
 
 def test_unknown_part_is_refused() -> None:
@@ -136,6 +154,8 @@ def test_absent_files_need_leave(tmp_path: Path) -> None:
     present = clip_table.select_present(FOLDS, tmp_path, frame, allow_partial=True)
     assert list(present.table["id"]) == [f"c{row}" for row in range(6)]
     assert [stat[0] for stat in present.stats] == [1, 2, 3, 4, 5, 6]
+    found = (tmp_path / present.table["path"][2]).stat()
+    assert present.stats[2] == present.stats[2:3][0] == (found.st_size, found.st_mtime_ns, found.st_ino)
     assert len(present.missing) == 6
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from toys import FOLDS, table
 
+from aape_bench import contents
 from aape_bench.contents import ContentMemory, fingerprints
-from aape_bench.identity import file_digest
+from aape_bench.identity import digest, file_digest
 
 NAMES = ["a.wav", "b with space.wav", "-c.wav"]
 
@@ -57,13 +58,41 @@ def test_a_line_cut_short_by_a_crash_is_passed_over(folder: Path, tmp_path: Path
     assert ContentMemory(tmp_path / "cache", folder).known(NAMES, stats(folder)) == first
 
 
+def test_of_several_lines_the_last_holds(folder: Path, tmp_path: Path) -> None:
+    memory = ContentMemory(tmp_path / "cache", folder)
+    first = memory.hashes(NAMES, stats(folder))
+    before = stats(folder)
+    (folder / NAMES[1]).write_bytes(b"other")
+    second = memory.hashes(NAMES, stats(folder))
+    assert memory.known(NAMES, stats(folder)) == second
+    assert memory.known(NAMES, before) == [first[0], None, first[2]]
+    assert memory.known([NAMES[2], NAMES[2]], [before[2], before[2]]) == [first[2], first[2]]
+
+
+@pytest.mark.parametrize("hashes", [None, [str(row) for row in range(12)]])
+def test_fingerprints_taken_piece_by_piece(hashes: list[str] | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equal to one digest of everything at once, whatever the size of the pieces."""
+    frame = table().assign(start=float("nan"), end=2.5)
+    frame.loc[3, "label"] = 'a "quoted", ä'
+    rows = [[None if cell != cell else cell for cell in row] for row in frame.astype(object).values.tolist()]
+    spans = [[row[0], row[1], None, 2.5] for row in rows]
+    about = {"task": FOLDS.name, "seconds": FOLDS.clip_seconds, "spans": spans, "files": hashes or [], "code": None}
+    named = digest(about)
+    data = digest({"audio": named, "rows": rows, "kind": FOLDS.kind, "splits": FOLDS.split_scheme})
+    for size in (1, 5, 12, 100):
+        monkeypatch.setattr(contents, "_BLOCK", size)
+        prints = fingerprints(FOLDS, frame, hashes)
+        assert prints.data == data
+        assert (prints.audio == named) == (hashes is None)
+
+
 @pytest.mark.parametrize(
     ("column", "value", "audio"),
     [
         ("label", "z", False),
         ("fold", "9", False),
         ("group", "z", False),
-        ("path", "audio/z.wav", True),
+        ("path", "audio/z.wav", False),
         ("start", 1.0, True),
     ],
 )

@@ -259,7 +259,7 @@ class AapeConfig(VitConfig):
     patch_mlp_features: int = 4
     lowpass_taps: int = 65
     lowpass_hz: float = 3.125
-    stem_chunk: int = field(default=4096, metadata=EXECUTION)
+    stem_chunk: int = field(default=512, metadata=EXECUTION)
     stem_recompute: bool = field(default=False, metadata=EXECUTION)
 
     def check(self) -> None:

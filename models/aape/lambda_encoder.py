@@ -45,8 +45,9 @@ class LambdaEncoder(nn.Module):
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """The patches (n, rows, frames, mels) without context -> alpha, beta, each (n, rows, modes)."""
-        tokens = self.embedding(frames) + self.row_embedding + self.frame_positions
-        tokens = tokens.flatten(0, 1)
+        # what is the same for every patch is added up first: the tokens are many times as large
+        place = self.embedding.bias + self.row_embedding + self.frame_positions
+        tokens = (nn.functional.linear(frames, self.embedding.weight) + place).flatten(0, 1)
         for layer in self.layers:
             tokens, _ = layer(tokens)
         pooled = self.norm(tokens).mean(dim=1).unflatten(0, frames.shape[:2])

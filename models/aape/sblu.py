@@ -23,9 +23,11 @@ they are 0.195, 0.179 and 0.180 rad/frame wide.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from aape_bench.models.aape.config import AapeConfig, Window
 from aape_bench.randomness import torch_stream
@@ -76,13 +78,11 @@ def respond(signal: Tensor, kernel: Tensor) -> Tensor:
     signal: (..., n + K - 1). kernel: (..., 2, K), leading dimensions broadcast.
     Returns (..., 2, n): y[n] = sum_k h[k] signal[n + k].
     """
-    frames = signal.shape[-1] - kernel.shape[-1] + 1
-    signal = signal[..., None, :]
-    response = kernel[..., :1] * signal[..., :frames]
-    # One lag at a time: the products of all lags at once would take K times the memory of the response.
-    for lag in range(1, kernel.shape[-1]):
-        response.addcmul_(kernel[..., lag : lag + 1], signal[..., lag : lag + frames])
-    return response
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return _correlate(signal, kernel)
+    leading = torch.broadcast_shapes(signal.shape[:-1], kernel.shape[:-2])
+    signal, kernel = signal.expand(*leading, -1), kernel.expand(*leading, -1, -1)
+    return _Respond.apply(signal, kernel)  # type: ignore[no-untyped-call, no-any-return]
 
 
 def without_mean(windows: Tensor, inside: Tensor | None = None) -> Tensor:
@@ -152,6 +152,40 @@ class Sblu(nn.Module):
         log_alpha = alpha.float().log().expand_as(real)
         log_beta = beta.float().log().expand_as(real)
         return torch.cat([real, imaginary, log_energy, log_alpha, log_beta], dim=-1)
+
+
+class _Respond(torch.autograd.Function):
+    """Its gradients are correlations as well, where autograd would add up K slices filled with zeros."""
+
+    @staticmethod
+    def forward(context: Any, signal: Tensor, kernel: Tensor) -> Tensor:
+        context.save_for_backward(signal, kernel)
+        return _correlate(signal, kernel)
+
+    @staticmethod
+    @once_differentiable
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        signal, kernel = context.saved_tensors
+        of_signal = of_kernel = None
+        if context.needs_input_grad[0]:
+            frames = gradient.shape[-1]
+            of_signal = torch.zeros(signal.shape, dtype=signal.dtype, device=signal.device)
+            for lag in range(kernel.shape[-1]):
+                for part in (0, 1):
+                    of_signal[..., lag : lag + frames].addcmul_(kernel[..., part, lag, None], gradient[..., part, :])
+        if context.needs_input_grad[1]:
+            of_kernel = _correlate(signal, gradient)  # sum_n gradient[n] signal[n + k]
+        return of_signal, of_kernel
+
+
+def _correlate(signal: Tensor, kernel: Tensor) -> Tensor:
+    frames = signal.shape[-1] - kernel.shape[-1] + 1
+    signal = signal[..., None, :]
+    response = kernel[..., :1] * signal[..., :frames]
+    # One lag at a time: the products of all lags at once would take K times the memory of the response.
+    for lag in range(1, kernel.shape[-1]):
+        response.addcmul_(kernel[..., lag : lag + 1], signal[..., lag : lag + frames])
+    return response
 
 
 def _window(alpha: Tensor, lag: Tensor, window: Window) -> Tensor:

@@ -140,6 +140,51 @@ def test_response_equals_the_direct_sum(window: str, phase: str, scale: str, fra
             assert abs(complex(real, imaginary) - expected) < 2e-5
 
 
+def plain_response(signal: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
+    """What `respond` computes, every product in memory."""
+    windows = signal.unfold(-1, kernel.shape[-1], 1)
+    return (windows[..., None, :, :] * kernel[..., :, None, :]).sum(dim=-1)
+
+
+@pytest.mark.parametrize("patches", [1, 3], ids=["shared kernels", "kernels of each patch"])
+def test_gradients_of_the_response(patches: int) -> None:
+    """By finite differences, and as autograd has them of the plain sum; shared kernels are those of `static`."""
+    draws = torch_stream(5, "test")
+    signal = torch.randn(3, 2, 12, generator=draws, dtype=torch.float64, requires_grad=True)
+    kernel = torch.randn(patches, 2, 2, 5, generator=draws, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(respond, (signal, kernel))
+    weights = torch.randn(3, 2, 2, 8, generator=draws)
+    single = [one.detach().float().requires_grad_() for one in (signal, kernel)]
+    found, expected = (
+        [response, *torch.autograd.grad((response * weights).sum(), single)]
+        for response in (respond(*single), plain_response(*single))
+    )
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+    with torch.inference_mode():
+        assert torch.equal(respond(*single), found[0])
+
+
+def test_gradients_of_the_features_in_double_precision() -> None:
+    sblu = Sblu(make_config(AapeConfig, {"modes": 2, "n_mels": 16}, "aape"), seed=0)
+    draws = torch_stream(6, "test")
+    signal = torch.randn(2, 1, 16, 16, generator=draws, dtype=torch.float64)
+    alpha = torch.tensor([[[0.15, 0.9]], [[0.5, 0.3]]], requires_grad=True)
+    beta = torch.tensor([[[0.4, 2.8]], [[1.3, 2.0]]], requires_grad=True)
+    weights = torch.randn(2, 1, 10, generator=draws)
+    actual = torch.autograd.grad((sblu.features(signal, alpha, beta) * weights).sum(), (alpha, beta, sblu.mixing))
+
+    mixing = sblu.mixing.detach().double().requires_grad_()
+    modes = [one.detach().double().requires_grad_() for one in (alpha, beta)]
+    mixed = torch.nn.functional.pad(torch.einsum("prfm,rnm->prnf", signal, mixing), (7, 8))
+    response = plain_response(mixed, kernels(*modes, 16, "bilateral"))
+    energy = torch.log(1e-5 + response.square().sum(dim=-2).mean(dim=-1))
+    features = torch.cat([*response[..., 7].unbind(-1), energy, *(one.log() for one in modes)], dim=-1)
+    expected = torch.autograd.grad((features * weights).sum(), (*modes, mixing))
+    for one, other in zip(actual, expected, strict=True):
+        torch.testing.assert_close(one.double(), other, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("window", WINDOWS)
 @pytest.mark.parametrize("frames", [9, 16, 33])
 def test_unit_kernels_have_norm_one(window: str, frames: int) -> None:
