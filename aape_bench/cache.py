@@ -2,9 +2,9 @@
 
 An entry is the folder `embeddings/<address>/`: `entry.json` (what it holds; its batch size is kept by every run
 that continues it), `NNNNN.npy` (float32 rows of one shard of clips: one a clip, or of timestamp embeddings one a
-moment, whose first column is its time in ms) beside `NNNNN.json` (seconds, broken clips, moments per clip), and
+moment, whose first column is its time in ms) beside `NNNNN.json` (broken clips, moments per clip, how it was made), and
 `complete.json`. A shard's .npy is written last and is its marker. Shard boundaries depend only on the number of
-clips, so a run that was killed continues to the same bytes; two runs may fill one entry at once.
+clips, so a run that was killed continues to the same bytes; several processes may fill one entry at once.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from aape_bench.identity import digest, file_digest
 from aape_bench.storage import atomic_write, create_json, remove_leftovers, write_json
 
 SHARD_CLIPS = 128
-_SCHEMA = 1
+_SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,25 @@ class Treatment:
     crop: int | None = None
 
 
+@dataclass(frozen=True)
+class Making:
+    """How one shard was made. dimension, parameters: of the encoder.
+
+    seconds: wall time since the shard before, decoding included. busy_seconds: those of them during which the encoder
+    computed, a device's work included. batch_size: clips given to the encoder at once, at most. peak_memory_mb: of
+    the process so far.
+    """
+
+    dimension: int
+    parameters: int | None
+    seconds: float
+    busy_seconds: float
+    batch_size: int
+    peak_memory_mb: float | None
+    threads: int
+    versions: dict[str, str | None]
+
+
 class EmbeddingEntry:
     """The embeddings of one data set by one encoder under one treatment."""
 
@@ -53,6 +72,7 @@ class EmbeddingEntry:
         self.folder = cache_dir / "embeddings" / self.address[:32]
         self.clips = clips
         self.moments = treatment.role == "timestamps"
+        self.treatment = treatment
         self._about = about
 
     def shards(self) -> list[range]:
@@ -64,30 +84,35 @@ class EmbeddingEntry:
         return [number for number, rows in enumerate(self.shards()) if not self._whole(number, rows)]
 
     def summary(self) -> dict[str, Any] | None:
-        """What `complete` was given, None while shards are missing."""
+        """What `complete` says, None while it has not been called or shards are missing."""
         about = self._read("complete.json") if not self.missing() else None
         if about is not None and not {"dimension", "parameters", "stage"} <= about.keys():
             raise self._damaged("complete.json", "it does not say what it should")
         return about
 
-    def begin(self, batch_size: int) -> int:
-        """Open the entry for writing; returns the batch size to use, the recorded one where a run began before."""
-        about = {**self._about, "treatment": vars(self._about["treatment"]), "batch_size": batch_size}
+    def begin(self, batch_size: int, automatic: bool = False) -> tuple[int, bool]:
+        """Open the entry for writing; the batch size to use and whether it may shrink, as a run began before."""
+        about = {**self._about, "treatment": vars(self.treatment), "batch_size": batch_size, "automatic": automatic}
         remove_leftovers(self.folder)
         # of two runs that begin at once one writes the entry, and both read the same
         if create_json(self.folder / "entry.json", about):
-            return batch_size
-        recorded = self._read("entry.json") or {}
-        if not isinstance(recorded.get("batch_size"), int) or recorded["batch_size"] < 1:
-            raise self._damaged("entry.json", "it names no batch size")
-        return int(recorded["batch_size"])
+            return batch_size, automatic
+        recorded = self._recorded()
+        return int(recorded["batch_size"]), bool(recorded["automatic"])
+
+    def shrink(self, batch_size: int) -> int:
+        """Record half of a batch size that memory does not do for, or what another process has recorded below it."""
+        recorded = self._recorded()
+        if (smaller := min(max(1, batch_size // 2), int(recorded["batch_size"]))) < recorded["batch_size"]:
+            write_json(self.folder / "entry.json", {**recorded, "batch_size": smaller})
+        return smaller
 
     def write(
         self,
         number: int,
         rows: npt.NDArray[np.float32],
-        seconds: float,
         broken: dict[str, str],
+        made: Making,
         counts: list[int] | None = None,
     ) -> None:
         """Store one shard.
@@ -99,19 +124,50 @@ class EmbeddingEntry:
         content = io.BytesIO()
         np.save(content, np.ascontiguousarray(rows, dtype=np.float32), allow_pickle=False)
         sha256 = hashlib.sha256(content.getbuffer()).hexdigest()
-        about = {"seconds": round(seconds, 3), "broken": broken, "sha256": sha256, "counts": counts}
+        about = {"broken": broken, "sha256": sha256, "counts": counts, "made": asdict(made)}
         write_json(self.folder / f"{number:05d}.json", about)
         with atomic_write(self.folder / f"{number:05d}.npy") as handle:
             handle.write(content.getbuffer())
 
-    def complete(self, summary: dict[str, Any]) -> None:
-        """Say that all shards are there, with what the run knows of them (dimension, parameters, versions, ...)."""
-        write_json(self.folder / "complete.json", summary)
+    def complete(self) -> dict[str, Any]:
+        """Say that all shards are there, and of all of them how they were made.
 
-    def read(self) -> npt.NDArray[np.float32]:
-        """All rows, (clips, d) float32; of moments (moments, 1 + d), the time in ms first."""
-        parts = [self._load(number) for number in range(len(self.shards()))]
-        return np.concatenate(parts) if parts else np.zeros((0, 0), np.float32)
+        dimension, parameters; stage, as a record has it: seconds, busy (the share of them during which the encoder
+        computed), batch_size (the smallest), peak_memory_mb and threads (the largest), versions (the last).
+        """
+        made = [Making(**self._shard(number)["made"]) for number in range(len(self.shards()))]
+        seconds = sum(one.seconds for one in made)
+        peaks = [one.peak_memory_mb for one in made if one.peak_memory_mb is not None]
+        stage = {
+            "seconds": round(seconds, 3),
+            "busy": round(sum(one.busy_seconds for one in made) / seconds, 3) if seconds else None,
+            "batch_size": min(one.batch_size for one in made),
+            "peak_memory_mb": max(peaks, default=None),
+            "threads": max(one.threads for one in made),
+            "versions": made[-1].versions,
+        }
+        summary = {"dimension": made[-1].dimension, "parameters": made[-1].parameters, "stage": stage}
+        write_json(self.folder / "complete.json", summary)
+        return summary
+
+    def read(self, kept: npt.NDArray[np.bool_] | None = None) -> npt.NDArray[np.float32]:
+        """Rows of all clips, (clips, d) float32; of moments (moments, 1 + d), the time in ms first.
+
+        kept: (clips,) which clips'; None: all. In memory there is one copy, and a shard.
+        """
+        counts = self.counts()
+        wanted = np.repeat(np.ones(self.clips, bool) if kept is None else kept, counts)
+        rows = np.zeros((0, 0), np.float32)
+        found = filled = 0
+        for number in range(len(self.shards())):
+            shard = self._load(number)
+            if number == 0:
+                rows = np.empty((int(wanted.sum()), shard.shape[1]), np.float32)
+            some = wanted[found : found + len(shard)]
+            part = shard if some.all() else shard[some]
+            rows[filled : filled + len(part)] = part
+            found, filled = found + len(shard), filled + len(part)
+        return rows
 
     def counts(self) -> npt.NDArray[np.int64]:
         """Rows of every clip, (clips,): ones, or its number of moments."""
@@ -136,15 +192,20 @@ class EmbeddingEntry:
             found.update({int(row): str(reason) for row, reason in self._shard(number)["broken"].items()})
         return found
 
-    def seconds(self) -> float:
-        """Time spent embedding, summed over shards and runs."""
-        return float(sum(self._shard(number)["seconds"] for number in range(len(self.shards()))))
+    def _recorded(self) -> dict[str, Any]:
+        recorded = self._read("entry.json") or {}
+        size, automatic = recorded.get("batch_size"), recorded.get("automatic")
+        if not isinstance(size, int) or size < 1 or not isinstance(automatic, bool):
+            raise self._damaged("entry.json", "it names no batch size")
+        return recorded
 
     def _shard(self, number: int) -> dict[str, Any]:
         name = f"{number:05d}.json"
         about = self._read(name)
-        types = {"seconds": float, "broken": dict, "sha256": str}
+        types = {"broken": dict, "sha256": str, "made": dict}
         if about is None or any(not isinstance(about.get(key), of) for key, of in types.items()):
+            raise self._damaged(name, "it does not say what it should")
+        if about["made"].keys() != {field.name for field in fields(Making)}:
             raise self._damaged(name, "it does not say what it should")
         return about
 

@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from aape_bench.contents import Stats
 from aape_bench.errors import DataError
+from aape_bench.file_stats import Stats
 from aape_bench.holdout import hold_out
 from aape_bench.metadata import unquoted
 from aape_bench.task import PARTS, Task

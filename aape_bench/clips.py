@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -19,18 +20,19 @@ from aape_bench.errors import BrokenAudio, DataError
 from aape_bench.randomness import numpy_stream
 from aape_bench.task import Task
 
+#: Samples, 64 MiB of them, that are kept waiting: of clips decoded ahead, and of clips waiting for others of their
+#: length. More are only where one full batch has more.
+_ROOM = 1 << 24
+_MOST_AHEAD = 128
+
 
 @dataclass(frozen=True)
 class Batch:
-    """Clips of one batch. audio (n, samples) float32 zero-padded; lengths (n,); broken: row -> reason.
-
-    `rows` are the clip-table rows of `audio`; broken clips are not among them.
-    """
+    """Clips of one batch: their rows of the clip table, audio (n, samples) float32 zero-padded, lengths (n,)."""
 
     rows: list[int]
     audio: npt.NDArray[np.float32]
     lengths: npt.NDArray[np.int64]
-    broken: dict[int, str]
 
 
 @dataclass(frozen=True)
@@ -59,12 +61,11 @@ class ClipReader:
         crop: where longer training clips are cut; None: every clip at its head.
         """
         self.task, self.root, self.sample_rate, self.full_length = task, root, sample_rate, full_length
-        self._paths = table["path"].tolist()
-        self._ids = table["id"].tolist()
-        self._spans = [
-            (None if math.isnan(start) else start, None if math.isnan(end) else end)
-            for start, end in zip(table["start"].astype(float), table["end"].astype(float), strict=True)
-        ]
+        #: Samples of a clip as long as the task's; None: of any length.
+        self.full = None if task.clip_seconds is None else round(task.clip_seconds * sample_rate)
+        # columns as they are: nothing here grows with the clips
+        self._paths, self._ids = table["path"].array, table["id"].array
+        self._starts, self._ends = table["start"].to_numpy(float), table["end"].to_numpy(float)
         self._stats = stats
         self._crop = crop
 
@@ -75,7 +76,7 @@ class ClipReader:
             native = self.task.generator.sample_rate
             return to_rate(samples, native, self.sample_rate, self.task.clip_seconds, self.name(row))
         path = self.root / self._paths[row]
-        start, end = self._spans[row]
+        start, end = (None if math.isnan(at) else float(at) for at in (self._starts[row], self._ends[row]))
         # one number per clip, whatever its length: the place as a share of what may be left out
         place = None
         if self._crop is not None and row in self._crop.rows:
@@ -89,37 +90,76 @@ class ClipReader:
 
     def name(self, row: int) -> str:
         """What messages call the clip of a row: its file, or its id where it is generated."""
-        return self._ids[row] if self.task.generator is not None else str(self.root / self._paths[row])
+        return str(self._ids[row] if self.task.generator is not None else self.root / self._paths[row])
 
-    def batches(self, groups: Sequence[list[int]], skip_broken: bool, ahead: int = 3) -> Iterator[Batch]:
-        """One batch per group of rows, at most `ahead` of them decoded in advance."""
-        pool = ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1), thread_name_prefix="decode")
-        waiting: deque[list[Future[Samples]]] = deque()
+    def decoded(self, rows: Iterable[int]) -> Generator[tuple[int, Samples | BrokenAudio], None, None]:
+        """Every row with its clip, or with what is wrong with it, in this order; threads decode ahead."""
+        threads = min(4, os.cpu_count() or 1)
+        pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        waiting: deque[tuple[int, Future[Samples | BrokenAudio]]] = deque()
+        rest, longest = iter(rows), self.full or _ROOM // 16
         try:
-            submitted = 0
-            for at, group in enumerate(groups):
-                while submitted < min(at + ahead, len(groups)):
-                    waiting.append([pool.submit(self.read, row) for row in groups[submitted]])
-                    submitted += 1
-                yield self._assemble(group, waiting.popleft(), skip_broken)
+            while True:
+                ahead = min(max(_ROOM // longest, 2 * threads), _MOST_AHEAD)
+                for row in islice(rest, max(0, ahead - len(waiting))):
+                    waiting.append((row, pool.submit(self._attempt, row)))
+                if not waiting:
+                    return
+                row, future = waiting.popleft()
+                found = future.result()
+                if not isinstance(found, BrokenAudio):
+                    longest = max(longest, len(found))
+                yield row, found
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _assemble(self, rows: list[int], futures: list[Future[Samples]], skip_broken: bool) -> Batch:
-        clips: dict[int, Samples] = {}
-        broken: dict[int, str] = {}
-        for row, future in zip(rows, futures, strict=True):
-            try:
-                clips[row] = future.result()
-            except BrokenAudio as error:
-                if not skip_broken:
-                    raise
-                broken[row] = error.what
-        longest = max((len(clip) for clip in clips.values()), default=0)
-        if self.full_length and self.task.clip_seconds is not None:
-            longest = round(self.task.clip_seconds * self.sample_rate)
-        audio = np.zeros((len(clips), longest), np.float32)
-        for place, clip in enumerate(clips.values()):
-            audio[place, : len(clip)] = clip
-        lengths = np.array([len(clip) for clip in clips.values()], np.int64)
-        return Batch(list(clips), audio, lengths, broken)
+    def batches(self, clips: Iterable[tuple[int, Samples]], size: int, equal: bool) -> Iterator[Batch]:
+        """Clips in batches of up to `size` of like lengths: which, depends on the clips and the size alone.
+
+        A batch leaves as soon as there are `size` clips of one length; of what is left over, batches are made by
+        falling length, equal: of one length each. Clips of unlimited length come in smaller batches where they are
+        long. With `full_length` all are padded to the task's length.
+        """
+        room = max(_ROOM, size * (self.full or 0))
+        waiting: dict[int, list[tuple[int, Samples]]] = {}
+        held = 0
+        for row, clip in clips:
+            length = self.full if self.full_length and self.full else len(clip)
+            alike = waiting.setdefault(length, [])
+            alike.append((row, clip))
+            held += length
+            if len(alike) == size:
+                yield _batch(length, waiting.pop(length))
+                held -= size * length
+            elif held >= room:
+                yield from _left_over(waiting, size, room, equal)
+                waiting, held = {}, 0
+        yield from _left_over(waiting, size, room, equal)
+
+    def _attempt(self, row: int) -> Samples | BrokenAudio:
+        try:
+            return self.read(row)
+        except BrokenAudio as error:
+            return error
+
+
+def _left_over(waiting: dict[int, list[tuple[int, Samples]]], size: int, room: int, equal: bool) -> Iterator[Batch]:
+    batch: list[tuple[int, Samples]] = []
+    longest = 0
+    for length in sorted(waiting, reverse=True):
+        for one in waiting[length]:
+            if batch and (len(batch) == size or (len(batch) + 1) * longest > room or (equal and length < longest)):
+                yield _batch(longest, batch)
+                batch = []
+            longest = longest if batch else length
+            batch.append(one)
+    if batch:
+        yield _batch(longest, batch)
+
+
+def _batch(length: int, clips: Sequence[tuple[int, Samples]]) -> Batch:
+    audio = np.empty((len(clips), length), np.float32)
+    for place, (_, clip) in enumerate(clips):
+        audio[place, : len(clip)] = clip
+        audio[place, len(clip) :] = 0.0
+    return Batch([row for row, _ in clips], audio, np.array([len(clip) for _, clip in clips], np.int64))

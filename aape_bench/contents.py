@@ -10,47 +10,21 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
-from array import array
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import pandas as pd
 
 from aape_bench.errors import DataError
+from aape_bench.file_stats import Stat
 from aape_bench.identity import canonical, digest, file_digest, source_digest
 from aape_bench.storage import storage_error
 from aape_bench.task import Task
 
-Stat = tuple[int, int, int]
 _BLOCK = 4096  # rows of a table that are text at once
-
-
-class Stats(Sequence[Stat]):
-    """(size, mtime in ns, inode) of one file after the other: 24 bytes each, where tuples take 160."""
-
-    def __init__(self) -> None:
-        self._sizes, self._times, self._inodes = array("q"), array("q"), array("Q")
-
-    def append(self, found: os.stat_result) -> None:
-        """Those of the next file."""
-        self._sizes.append(found.st_size)
-        self._times.append(found.st_mtime_ns)
-        self._inodes.append(found.st_ino)
-
-    def __len__(self) -> int:
-        return len(self._sizes)
-
-    @overload
-    def __getitem__(self, row: int) -> Stat: ...
-    @overload
-    def __getitem__(self, row: slice) -> list[Stat]: ...
-    def __getitem__(self, row: int | slice) -> Stat | list[Stat]:
-        if isinstance(row, slice):
-            return list(zip(self._sizes[row], self._times[row], self._inodes[row], strict=True))
-        return self._sizes[row], self._times[row], self._inodes[row]
 
 
 class ContentMemory:

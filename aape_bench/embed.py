@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import chain, islice
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from aape_bench.cache import EmbeddingEntry
+from aape_bench.audio import Samples
+from aape_bench.cache import EmbeddingEntry, Making
 from aape_bench.clips import Batch, ClipReader
 from aape_bench.encoder import Encoder
-from aape_bench.errors import ModelError
+from aape_bench.environment import peak_memory_mb, versions
+from aape_bench.errors import BrokenAudio, ModelError
 
 
 def embed(
@@ -24,96 +30,168 @@ def embed(
     device: str,
     skip_broken: bool,
     advance: Callable[[int], None],
+    *,
+    shards: Sequence[int] | None = None,
+    model: str = "encoder",
+    shrink: Callable[[int], int] | None = None,
 ) -> None:
-    """Compute the shards that `entry` still lacks; `advance(n)` is called after every batch of n clips.
+    """Compute shards of `entry`; `advance(n)` is called after every n clips, below 0 where n are done again.
 
     Decoding and resampling run in threads, ahead of the encoder. A broken clip stops the run, or becomes a row of
-    NaN with its reason where `skip_broken`. Raises ModelError where the encoder breaks its contract.
+    NaN with its reason where `skip_broken`. shards: their numbers, None: those that are missing. model: its name in
+    messages. shrink: where a device's memory does not do for batches of a size, the smaller size to go on with, from
+    the shard on that was begun; None: that is an error. Raises ModelError where the encoder breaks its contract.
     """
     encoder.to(device)
-    shards = entry.shards()
-    # clips of any length cannot share a batch where the encoder must not see padding
-    size = 1 if reader.task.clip_seconds is None and not encoder.takes_lengths else batch_size
-    groups = [
-        (number, list(shards[number][at : at + size]))
-        for number in entry.missing()
-        for at in range(0, len(shards[number]), size)
-    ]
-    started = time.perf_counter()
-    rows: dict[int, npt.NDArray[np.float32]] = {}
-    broken: dict[str, str] = {}
-    batches = reader.batches([group for _, group in groups], skip_broken)
-    for (number, group), batch in zip(groups, batches, strict=True):
-        if batch.rows:
-            rows.update(zip(batch.rows, _embeddings(encoder, batch, device, reader, entry.moments), strict=True))
-        broken.update({str(row): reason for row, reason in batch.broken.items()})
-        advance(len(group))
-        if group[-1] == shards[number][-1]:
-            seconds = time.perf_counter() - started
-            if entry.moments:
-                nothing = np.zeros((0, 1 + encoder.timestamp_embedding_size), np.float32)
-                moments = [rows.get(row, nothing) for row in shards[number]]
-                entry.write(number, np.concatenate(moments), seconds, broken, [len(clip) for clip in moments])
-            else:
-                missing = np.full(encoder.scene_embedding_size, np.nan, np.float32)
-                entry.write(number, np.stack([rows.get(row, missing) for row in shards[number]]), seconds, broken)
-            started, rows, broken = time.perf_counter(), {}, {}
+    work = _Work(encoder, reader, entry, device, skip_broken, advance, model)
+    todo = deque(entry.missing() if shards is None else shards)
+    while todo:
+        if work.embed(todo, batch_size):
+            continue
+        if shrink is None or batch_size == 1:
+            advice = "Run again with a smaller --batch-size." if batch_size > 1 else "It needs a larger device."
+            raise ModelError(
+                f"The device ran out of memory when {model} was given batches of up to {batch_size} clips. {advice}"
+            )
+        if device == "cuda":
+            torch.cuda.empty_cache()
+        batch_size = shrink(batch_size)
 
 
-def _embeddings(
-    encoder: Encoder, batch: Batch, device: str, reader: ClipReader, moments: bool
-) -> Sequence[npt.NDArray[np.float32]]:
-    """One vector per clip; of moments one (t, 1 + d) array per clip, the time in ms first."""
-    audio = torch.from_numpy(batch.audio).to(device)
-    padded = bool((batch.lengths < batch.audio.shape[1]).any())
-    lengths = torch.from_numpy(batch.lengths).to(device) if padded and encoder.takes_lengths else None
-    times = None
-    try:
-        # float32 is what the record says: cuDNN would otherwise round convolutions' inputs to 10 bits (TF32)
-        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            if moments:
-                embeddings, times = encoder.timestamp_embeddings(audio, lengths)
+@dataclass(frozen=True)
+class _Work:
+    encoder: Encoder
+    reader: ClipReader
+    entry: EmbeddingEntry
+    device: str
+    skip_broken: bool
+    advance: Callable[[int], None]
+    model: str
+
+    def embed(self, todo: deque[int], batch_size: int) -> bool:
+        """Compute and take off shards from the left of `todo`; whether memory did for it."""
+        ranges = self.entry.shards()
+        clips = self.reader.decoded(chain.from_iterable(ranges[number] for number in tuple(todo)))
+        with closing(clips):
+            while todo:
+                if not self._shard(todo[0], islice(clips, len(ranges[todo[0]])), ranges[todo[0]], batch_size):
+                    return False
+                todo.popleft()
+        return True
+
+    def _shard(
+        self, number: int, clips: Iterator[tuple[int, Samples | BrokenAudio]], all_rows: range, batch_size: int
+    ) -> bool:
+        started, busy, done = time.perf_counter(), 0.0, 0
+        rows: dict[int, npt.NDArray[np.float32]] = {}
+        broken: dict[str, str] = {}
+        for batch in self.reader.batches(self._usable(clips, broken), batch_size, not self._may_pad):
+            began = time.perf_counter()
+            if (embeddings := self._forward(batch)) is None:
+                self.advance(-done)
+                return False
+            busy += time.perf_counter() - began
+            rows.update(zip(batch.rows, self._checked(*embeddings, batch), strict=True))
+            done += len(batch.rows)
+            self.advance(len(batch.rows))
+        self.advance(len(broken))
+        encoder, entry = self.encoder, self.entry
+        made = Making(
+            dimension=encoder.timestamp_embedding_size if entry.moments else encoder.scene_embedding_size,
+            parameters=encoder.parameter_count,
+            seconds=round(time.perf_counter() - started, 4),
+            busy_seconds=round(busy, 4),
+            batch_size=batch_size,
+            peak_memory_mb=peak_memory_mb(),
+            threads=torch.get_num_threads(),
+            versions=versions(),
+        )
+        if entry.moments:
+            nothing = np.zeros((0, 1 + made.dimension), np.float32)
+            moments = [rows.get(row, nothing) for row in all_rows]
+            entry.write(number, np.concatenate(moments), broken, made, [len(clip) for clip in moments])
+        else:
+            missing = np.full(made.dimension, np.nan, np.float32)
+            entry.write(number, np.stack([rows.get(row, missing) for row in all_rows]), broken, made)
+        return True
+
+    @property
+    def _may_pad(self) -> bool:
+        return self.encoder.takes_lengths or (self.reader.full_length and self.reader.full is not None)
+
+    def _usable(
+        self, clips: Iterator[tuple[int, Samples | BrokenAudio]], broken: dict[str, str]
+    ) -> Iterator[tuple[int, Samples]]:
+        for row, clip in clips:
+            if not isinstance(clip, BrokenAudio):
+                yield row, clip
+            elif self.skip_broken:
+                broken[str(row)] = clip.what
             else:
-                embeddings = encoder.scene_embeddings(audio, lengths)
-    except torch.OutOfMemoryError:
-        raise ModelError(
-            f"The device ran out of memory on a batch of {len(audio)} clips. Run again with a smaller --batch-size."
-        ) from None
-    kind = "timestamp" if moments else "scene"
-    expected: tuple[int, ...] = (len(batch.rows), encoder.scene_embedding_size)
-    if moments:
-        steps = embeddings.shape[1] if embeddings.ndim == 3 else 0
-        expected = (len(batch.rows), steps, encoder.timestamp_embedding_size)
-    if tuple(embeddings.shape) != expected:
-        raise ModelError(f"The encoder returned {kind} embeddings of shape {tuple(embeddings.shape)}, not {expected}.")
-    if not embeddings.is_floating_point():
-        raise ModelError(f"The encoder returned {kind} embeddings of type {embeddings.dtype}, not real numbers.")
-    values = embeddings.detach().to("cpu", torch.float32).numpy()
-    if times is None:
-        _check_finite(values, batch.rows, reader)
+                raise clip
+
+    def _forward(self, batch: Batch) -> tuple[Tensor, Tensor | None] | None:
+        """Embeddings, and times of moments, on the CPU; None where the memory does not do."""
+        encoder, takes_lengths = self.encoder, self.encoder.takes_lengths
+        padded = bool((batch.lengths < batch.audio.shape[1]).any())
+        bf16 = self.entry.treatment.precision == "bf16"
+        try:
+            audio = torch.from_numpy(batch.audio).to(self.device)
+            lengths = torch.from_numpy(batch.lengths).to(self.device) if padded and takes_lengths else None
+            # float32 is what the record says: cuDNN would otherwise round convolutions' inputs to 10 bits (TF32)
+            with (
+                torch.inference_mode(),
+                torch.backends.cudnn.flags(enabled=True, allow_tf32=False),
+                torch.autocast(self.device, torch.bfloat16, enabled=bf16),
+            ):
+                if self.entry.moments:
+                    embeddings, times = encoder.timestamp_embeddings(audio, lengths)
+                    return self._on_cpu(embeddings, "timestamp"), times.detach().to("cpu", torch.float32)
+                return self._on_cpu(encoder.scene_embeddings(audio, lengths), "scene"), None
+        except torch.OutOfMemoryError:
+            return None
+
+    def _on_cpu(self, embeddings: Tensor, kind: str) -> Tensor:
+        if not embeddings.is_floating_point():
+            raise ModelError(f"{self.model} returned {kind} embeddings of type {embeddings.dtype}, not real numbers.")
+        return embeddings.detach().to("cpu", torch.float32)  # waits for the device
+
+    def _checked(self, embeddings: Tensor, times: Tensor | None, batch: Batch) -> list[npt.NDArray[np.float32]]:
+        """One vector per clip; of moments one (t, 1 + d) array per clip, the time in ms first."""
+        kind = "scene" if times is None else "timestamp"
+        expected: tuple[int, ...] = (len(batch.rows), self.encoder.scene_embedding_size)
+        if times is not None:
+            steps = embeddings.shape[1] if embeddings.ndim == 3 else 0
+            expected = (len(batch.rows), steps, self.encoder.timestamp_embedding_size)
+        if tuple(embeddings.shape) != expected:
+            raise ModelError(
+                f"{self.model} returned {kind} embeddings of shape {tuple(embeddings.shape)}, not {expected}."
+            )
+        values = embeddings.numpy()
+        if times is not None:
+            return self._moments(values, times, batch)
+        self._check_finite(values, batch.rows)
         return list(values)
-    return _moments(values, times, batch, reader)
 
+    def _moments(self, values: npt.NDArray[np.float32], times: Tensor, batch: Batch) -> list[npt.NDArray[np.float32]]:
+        if tuple(times.shape) != values.shape[:2]:
+            raise ModelError(f"{self.model} returned times of shape {tuple(times.shape)}, not {values.shape[:2]}.")
+        ends = 1000.0 * batch.lengths / self.reader.sample_rate
+        clips = []
+        for row, vectors, centre, end in zip(batch.rows, values, times.numpy(), ends, strict=True):
+            inside = np.isfinite(centre) & (centre <= end)  # padding has a time of NaN or beyond the clip's end
+            moments = np.concatenate([centre[inside, None], vectors[inside]], axis=1)
+            self._check_finite(moments[None], [row])
+            if (np.diff(moments[:, 0]) <= 0).any():
+                raise ModelError(
+                    f"The moments that {self.model} made of the clip {self.reader.name(row)} are not in order of time."
+                )
+            clips.append(moments)
+        return clips
 
-def _moments(
-    values: npt.NDArray[np.float32], times: Tensor, batch: Batch, reader: ClipReader
-) -> list[npt.NDArray[np.float32]]:
-    if tuple(times.shape) != values.shape[:2]:
-        raise ModelError(f"The encoder returned times of shape {tuple(times.shape)}, not {values.shape[:2]}.")
-    centres = times.detach().to("cpu", torch.float32).numpy()
-    ends = 1000.0 * batch.lengths / reader.sample_rate
-    clips = []
-    for row, vectors, centre, end in zip(batch.rows, values, centres, ends, strict=True):
-        inside = np.isfinite(centre) & (centre <= end)  # padding has a time of NaN or beyond the clip's end
-        moments = np.concatenate([centre[inside, None], vectors[inside]], axis=1)
-        _check_finite(moments[None], [row], reader)
-        if (np.diff(moments[:, 0]) <= 0).any():
-            raise ModelError(f"The encoder's moments of the clip {reader.name(row)} are not in order of time.")
-        clips.append(moments)
-    return clips
-
-
-def _check_finite(values: npt.NDArray[np.float32], rows: Sequence[int], reader: ClipReader) -> None:
-    if not (finite := np.isfinite(values).reshape(len(values), -1).all(axis=1)).all():
-        row = rows[int(np.flatnonzero(~finite)[0])]
-        raise ModelError(f"The encoder's embedding of the clip {reader.name(row)} has NaN or infinite values.")
+    def _check_finite(self, values: npt.NDArray[np.float32], rows: Sequence[int]) -> None:
+        if not (finite := np.isfinite(values).reshape(len(values), -1).all(axis=1)).all():
+            row = rows[int(np.flatnonzero(~finite)[0])]
+            raise ModelError(
+                f"The embedding that {self.model} made of the clip {self.reader.name(row)} has NaN or infinite values."
+            )

@@ -9,10 +9,14 @@ import platform
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
+from numbers import Integral
 from pathlib import Path
 
 import aape_bench
 from aape_bench.errors import UsageError
+
+#: Of a frozen encoder's arithmetic. bf16: torch's autocast to bfloat16; its embeddings are stored as float32.
+PRECISIONS = ("float32", "bf16")
 
 _PACKAGES = ("torch", "numpy", "scipy", "pandas", "scikit-learn", "soundfile", "soxr", "safetensors")
 
@@ -46,6 +50,23 @@ def resolve_device(name: str) -> str:
     return "cpu"
 
 
+def resolve_precision(name: str) -> str:
+    """The precision of that name, one of PRECISIONS."""
+    if name not in PRECISIONS:
+        raise UsageError(f'There is no precision "{name}". There are: {", ".join(PRECISIONS)}.')
+    return name
+
+
+def resolve_batch_size(text: object) -> int | None:
+    """A number from 1, or None for "auto"."""
+    if text == "auto":
+        return None
+    number = int(text) if isinstance(text, str) and text.isascii() and text.isdecimal() else text
+    if not isinstance(number, Integral) or isinstance(number, bool) or number < 1:
+        raise UsageError(f'The batch size must be a whole number from 1, or "auto", not {text!r}.')
+    return int(number)
+
+
 @functools.cache
 def versions() -> dict[str, str | None]:
     """Versions of Python, of this package with its git commit where it is a checkout, and of what it computes with."""
@@ -64,7 +85,7 @@ def versions() -> dict[str, str | None]:
 
 def stage_facts(threads: int) -> dict[str, object]:
     """What a record says of a stage besides its time: peak memory since `reset_peak_memory`, threads, versions."""
-    return {"peak_memory_mb": _peak_memory_mb(), "threads": threads, "versions": versions()}
+    return {"peak_memory_mb": peak_memory_mb(), "threads": threads, "versions": versions()}
 
 
 def reset_peak_memory() -> None:
@@ -73,8 +94,8 @@ def reset_peak_memory() -> None:
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def _peak_memory_mb() -> float | None:
-    """Largest resident memory, None where the system does not tell."""
+def peak_memory_mb() -> float | None:
+    """Largest resident memory since `reset_peak_memory`, None where the system does not tell."""
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/self/status").read_text().splitlines()
         return round(int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) / 1024, 1)

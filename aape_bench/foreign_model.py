@@ -7,6 +7,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 from aape_bench.errors import CheckpointError, UsageError
@@ -104,31 +105,27 @@ def foreign_weights(owner: str, settings: Mapping[str, Any], weights: str) -> tu
     return path, file_digest(path)
 
 
-class _Blaming:
-    """Marks classes that `blaming` made."""
-
-
 def blaming(encoder: Encoder, owner: str) -> Encoder:
     """The same object; what its answers raise, its exit, or no tensor is an error that names the owner."""
 
     def asked(name: str) -> Callable[..., Any]:
+        own = getattr(type(encoder), name)
+
         def answer(self: Any, *given: Any, **named: Any) -> Any:
             import torch
 
             with blamed(owner, name):
-                made = getattr(kind, name)(self, *given, **named)
+                made = own(self, *given, **named)
                 if not all(isinstance(one, torch.Tensor) for one in (made if isinstance(made, tuple) else (made,))):
                     raise TypeError(f"it returns a {type(made).__name__}, not what aape_bench.encoder.Encoder asks for")
                 return made
 
         return answer
 
-    kind = type(encoder)
-    if issubclass(kind, _Blaming):  # a function may return one object again and again
-        return encoder
-    own = {name: asked(name) for name in ("scene_embeddings", "timestamp_embeddings")}
-    about = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
-    encoder.__class__ = type(kind.__name__, (kind, _Blaming), {**own, **about})
+    for name in ("scene_embeddings", "timestamp_embeddings"):
+        if name not in vars(encoder):  # a function may return one object again and again
+            # a bound method, not a class of our own: its class may count or compare, and a copy is bound to the copy
+            setattr(encoder, name, MethodType(asked(name), encoder))
     return encoder
 
 

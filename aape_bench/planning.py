@@ -30,7 +30,10 @@ Action = Literal["done", "fit", "embed", "train", "read files"]
 
 @dataclass(frozen=True)
 class Options:
-    """How to run. device: "cpu" or "cuda"; batch_size: clips given to the encoder at once.
+    """How to run. device: "cpu" or "cuda".
+
+    batch_size: clips given to the encoder at once; None: chosen, and halved where a device's memory does not do.
+    precision: of frozen encoders, one of `aape_bench.environment.PRECISIONS`.
 
     references: run the encoders whose rows belong into a task's every table, too. notes: say of each result what its
     record also says to a reader: overlap, repeated clips, remarks.
@@ -42,7 +45,8 @@ class Options:
     allow_partial: bool = False
     skip_broken: bool = False
     device: str = "cpu"
-    batch_size: int = 32
+    batch_size: int | None = None
+    precision: str = "float32"
     references: bool = True
     notes: bool = True
 
@@ -136,13 +140,14 @@ def plan(
         prints = None if data.unread() else data.fingerprints()
         others = references(data.task, models) if options.references else []
         for model in [*models, *others]:
-            order.setdefault((model.label, model.seed), len(order))
+            order.setdefault((model.identity, model.seed), len(order))
             for chosen in (one.of_task(data.task) for one in protocols):
                 if model in others and chosen.trains_encoder:
                     continue  # they say what random weights reach as they are
-                jobs.append(Job(model, data, chosen, _action(model, data, chosen, prints, options)))
+                shown = model if chosen.trains_encoder else model.at_precision(options.precision)
+                jobs.append(Job(shown, data, chosen, _action(shown, data, chosen, prints, options)))
     # one model after the other: a plugin's weights are in memory for its own jobs only
-    return sorted(jobs, key=lambda job: order[job.model.label, job.model.seed]), failures
+    return sorted(jobs, key=lambda job: order[job.model.identity, job.model.seed]), failures
 
 
 def references(task: Task, models: Sequence[ModelChoice]) -> list[ModelChoice]:

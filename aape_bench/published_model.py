@@ -26,7 +26,7 @@ class PublishedChoice(PluginChoice):
     file: Path
 
     def build(self) -> Encoder:
-        encoder = self.plugin.build(self.config, self.seed)
+        encoder = self.untrained()
         source = _source(self.plugin)
         source.load(encoder, read_published(self.file, source.trained_with), self.file)
         return encoder.eval()

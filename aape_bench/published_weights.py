@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aape_bench.checkpoint import read_header, why_not_unpickled
 from aape_bench.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -39,7 +40,6 @@ class PublishedWeights:
 
 def is_published_file(path: Path) -> bool:
     """Whether a file is something else than a checkpoint written by this package."""
-    from aape_bench.checkpoint import read_header
 
     try:
         return read_header(path).model == ""
@@ -110,7 +110,7 @@ def _check_settings(content: Any, wanted: Mapping[str, Any], path: Path) -> None
 
 
 def _not_read(path: Path, error: Exception) -> str:
-    what = str(error).strip().partition("\n")[0]
+    what = why_not_unpickled(error)
     return (
         f"The checkpoint {path} cannot be read without running code that it names, or is damaged ({what}); nothing was "
         'loaded. If you trust its source, convert it once, in the environment that it was made for: python -c "import '

@@ -10,8 +10,9 @@ from typing import Any
 import pandas as pd
 
 from aape_bench import clip_table
-from aape_bench.contents import ContentMemory, Fingerprints, Stats, fingerprints
+from aape_bench.contents import ContentMemory, Fingerprints, fingerprints
 from aape_bench.errors import DataError
+from aape_bench.file_stats import Stats
 from aape_bench.task import Task
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from aape_bench import environment
 from aape_bench.addresses import key_of
 from aape_bench.clip_table import left_out, rotations
+from aape_bench.errors import BrokenAudio
 from aape_bench.evaluate import Made, judge_by_training
 from aape_bench.finetune.job import Work, clear, folders, missing_folds
 from aape_bench.frozen import reader_of
@@ -56,7 +57,8 @@ def _broken(job: Job, progress: Progress) -> dict[int, str]:
     rows = range(len(job.data.table))
     broken: dict[int, str] = {}
     with progress.stage(f"{job.name}: decoding", len(rows), "clips") as advance:
-        for batch in reader.batches([[row] for row in rows], skip_broken=True):
-            broken |= batch.broken
+        for row, clip in reader.decoded(rows):
+            if isinstance(clip, BrokenAudio):
+                broken[row] = clip.what
             advance(1)
     return broken

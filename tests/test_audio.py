@@ -69,7 +69,7 @@ def broken_files(folder: Path) -> dict[str, tuple[Path, str]]:
     whole.write_bytes(whole.read_bytes()[:20000])
     soundfile.write(path("scaled", "where full scale is 1"), 32768 * tone(16000, 0.5), 16000, subtype="FLOAT")
     path("raw", "").write_bytes(b"x" * 4000)
-    files["raw"] = (files["raw"][0].rename(folder / "raw.raw"), "no header")
+    files["raw"] = (files["raw"][0].rename(folder / "raw.raw"), "Format not recognised")
     for container in ("AIFF", "AU", "W64", "RF64"):
         cut = path(f"truncated-{container}", "is truncated")
         soundfile.write(cut, tone(16000, 1.0), 16000, format=container, subtype="PCM_16")

@@ -57,8 +57,9 @@ def test_embeddings_stand_in_clip_table_order(clips: tuple[Path, pd.DataFrame], 
 
 
 def test_a_batch_holds_each_clips_samples_then_zeros(clips: tuple[Path, pd.DataFrame]) -> None:
-    batches = list(reader(clips).batches([[0, 5, 9], [3]], skip_broken=False))
-    assert [batch.rows for batch in batches] == [[0, 5, 9], [3]]
+    there = reader(clips)
+    batches = list(there.batches(there.decoded([0, 5, 9, 3]), 3, equal=False))
+    assert [batch.rows for batch in batches] == [[9, 5, 3], [0]]
     for batch in batches:
         assert batch.audio.shape[1] == batch.lengths.max()
         for row, audio, length in zip(batch.rows, batch.audio, batch.lengths, strict=True):
@@ -103,8 +104,8 @@ def test_a_damaged_shard_is_computed_again(clips: tuple[Path, pd.DataFrame], tmp
 
 
 def test_a_run_that_continues_keeps_the_batch_size_that_was_begun(tmp_path: Path) -> None:
-    assert entry(tmp_path).begin(7) == 7
-    assert entry(tmp_path).begin(32) == 7
+    assert entry(tmp_path).begin(7) == (7, False)
+    assert entry(tmp_path).begin(32, automatic=True) == (7, False)
 
 
 def test_encoders_without_lengths_get_every_clip_at_full_length(
@@ -132,7 +133,10 @@ def test_a_broken_clip_stops_the_run_or_is_named(clips: tuple[Path, pd.DataFrame
     assert list(np.flatnonzero(np.isnan(there.read()).any(axis=1))) == [11]
 
 
-@pytest.mark.parametrize(("value", "says"), [(float("nan"), "NaN or infinite"), (None, "shape")])
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [(float("nan"), r"that a model made of the clip .*\.wav has NaN or infinite"), (None, "^a model .* shape")],
+)
 def test_an_encoder_that_breaks_its_contract_is_named(
     clips: tuple[Path, pd.DataFrame], tmp_path: Path, value: float | None, says: str
 ) -> None:
@@ -142,7 +146,7 @@ def test_an_encoder_that_breaks_its_contract_is_named(
             return good[:, :2] if value is None else torch.where(good[:, 2:] > 4000, value, good)
 
     with pytest.raises(ModelError, match=says):
-        embed(Bad(), reader(clips), entry(tmp_path / "a"), 4, "cpu", False, lambda _: None)
+        embed(Bad(), reader(clips), entry(tmp_path / "a"), 4, "cpu", False, lambda _: None, model="a model")
 
 
 @pytest.mark.slow
