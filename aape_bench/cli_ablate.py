@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from aape_bench import console
-from aape_bench.cli_options import CacheDir, DataDir, Device, ExecutorText
+from aape_bench.cli_options import Address, CacheDir, DataDir, Device, ExecutorText
 from aape_bench.cli_results import ResultsDir
 from aape_bench.errors import UsageError, raise_all
 
@@ -81,6 +81,7 @@ def ablate(
     cache_dir: CacheDir = None,
     results_dir: ResultsDir = None,
     executor: ExecutorText = "local",
+    address: Address = None,
     device: Device = "auto",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Time a few steps, print the whole plan, and write nothing.")
@@ -110,9 +111,8 @@ def ablate(
         allow_partial=True,
         device=environment.resolve_device(device),
     )
-    around = Surroundings(
-        training, tuple(audio or training.default_audio), options, parse_executor(executor), console.RichProgress()
-    )
+    workers = parse_executor(executor, address)
+    around = Surroundings(training, tuple(audio or training.default_audio), options, workers, console.RichProgress())
     asked = {"steps": steps, "budget": budget, "learning_rate": learning_rate}
     request, remarks = make_request(model, around, preset, variants, variant or [], task, protocol, asked)
     console.print_remarks(remarks)

@@ -57,7 +57,7 @@ def plot(
     console.print_remarks(remarks)
     tasks = sorted(set(board["task"]))
     installed = set(registry.task_names())
-    domains = {name: registry.task(name).domain if name in installed else "other" for name in tasks}
+    domains: dict[str, str] = {name: registry.task(name).domain if name in installed else "other" for name in tasks}
     numbers = published_numbers(tasks) if published else None
     for path in plot_everything(folder, board, domains, out or folder / "plots", numbers):
         typer.echo(f"Wrote {path}")

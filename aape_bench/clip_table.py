@@ -113,8 +113,8 @@ def select_present(task: Task, root: Path, table: pd.DataFrame, allow_partial: b
     if not allow_partial and (missing or lacking):
         named = f" Missing are {len(missing)} files of the metadata, first {unquoted(missing[0])}." if missing else ""
         listed = "" if len(table) == task.clips else f" The metadata lists {len(table)}."
-        found = len(class_names(task, kept))
-        counted = "" if found == task.classes else f" They are of {found} classes, not {task.classes}."
+        classes = len(class_names(task, kept))
+        counted = "" if classes == task.classes else f" They are of {classes} classes, not {task.classes}."
         parts = "" if lacking.startswith(f"{present} of ") or not lacking else f" There are {lacking}."
         raise DataError(
             f"{task.name}: {present} of {task.clips} clips are there, under {root}.{listed}{named}{counted or parts} "

@@ -1,7 +1,8 @@
 """Pieces of work that do not need each other, in this process or in several.
 
 `local` does one after the other here; `local:N` gives each a fresh process, N at a time, with one thread for
-numerical libraries, so that results do not depend on N. However this process ends, the others end with it.
+numerical libraries, so that results do not depend on N. However this process ends, the others end with it. `ray` does
+the same on many machines (`aape_bench.ray_executor`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import signal
 import threading
 import time
 import traceback
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -30,9 +32,9 @@ Given = TypeVar("Given")
 Made = TypeVar("Made")
 
 #: What numerical libraries read their number of threads from, when they are loaded.
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 #: How long a process that is asked to stop may take, for its last checkpoint.
-_SECONDS_TO_STOP = 60.0
+SECONDS_TO_STOP = 60.0
 _MOST_PROCESSES = 1024
 
 
@@ -45,16 +47,32 @@ class Done(Generic[Made]):
 
 
 @dataclass(frozen=True)
-class Executor:
-    """Where work is done. processes: 1 is this one."""
+class Needs:
+    """What a piece takes of a machine besides one processor. gpus: of its own. memory: bytes, about."""
 
-    processes: int = 1
+    gpus: int = 0
+    memory: int = 1 << 30
+
+
+class Executor(ABC):
+    """Where work is done."""
+
+    @property
+    @abstractmethod
+    def processes(self) -> int:
+        """How many pieces are done side by side; 1: in this process."""
 
     @property
     def threads(self) -> int | None:
         """Of numerical libraries, for each piece; None: all there are."""
         return None if self.processes == 1 else 1
 
+    @property
+    def spreads(self) -> bool:
+        """Whether several pieces make a run faster."""
+        return self.processes > 1
+
+    @abstractmethod
     def map(
         self,
         work: Callable[[Given, Progress], Made],
@@ -64,24 +82,48 @@ class Executor:
     ) -> list[Done[Made]]:
         """Do `work(piece, progress)` for each, in order; what fails does not stop the others, a disk that fails does.
 
-        work: a module's function; with several processes pieces and values are pickled. names: what messages call the
-        pieces. Raises StorageError; Interrupted, and whatever a signal's handler raises, after all processes ended.
+        work: a module's function. pieces: pickled, as values are, for other processes; `needs` of one says what it
+        takes. names: what messages call them. Raises StorageError; Interrupted, and whatever a signal's handler
+        raises, after all processes ended.
         """
+
+
+@dataclass(frozen=True)
+class Local(Executor):
+    """This machine. processes: 1 is this one."""
+
+    processes: int = 1
+
+    def map(
+        self,
+        work: Callable[[Given, Progress], Made],
+        pieces: Sequence[Given],
+        names: Sequence[str],
+        progress: Progress | None = None,
+    ) -> list[Done[Made]]:
+        """See `Executor.map`."""
         progress = progress or Silent()
         if self.processes == 1:
             return [_here(work, piece, name, progress) for piece, name in zip(pieces, names, strict=True)]
         return _Pool(work, pieces, names, progress).run(self.processes)
 
 
-def parse_executor(text: str) -> Executor:
-    """`local` or `local:N`. Raises UsageError."""
+def parse_executor(text: str, address: str | None = None) -> Executor:
+    """`local`, `local:N` or `ray`, which may join a cluster at `address`. Raises UsageError."""
+    if text == "ray":
+        from aape_bench.ray_executor import OnRay, require_ray
+
+        require_ray()
+        return OnRay(address)
     name, colon, count = text.partition(":")
     if name != "local" or (colon and not (count.isdecimal() and 0 < int(count) <= _MOST_PROCESSES)):
         raise UsageError(
-            f'There is no executor "{text}". There are: local, one thing after the other, and local:N, N processes '
-            "side by side, such as local:4."
+            f'There is no executor "{text}". There are: local, one thing after the other; local:N, N processes side by '
+            "side, such as local:4; and ray, many machines."
         )
-    return Executor(int(count or 1))
+    if address is not None:
+        raise UsageError(f'--address names a Ray cluster, which --executor {text} does not use. Say "--executor ray".')
+    return Local(int(count or 1))
 
 
 def _here(work: Callable[[Given, Progress], Made], piece: Given, name: str, progress: Progress) -> Done[Made]:
@@ -91,6 +133,38 @@ def _here(work: Callable[[Given, Progress], Made], piece: Given, name: str, prog
         raise
     except BenchError as error:
         return Done(failure=BenchError(f"{name}: {error}"))
+
+
+#: What became of a piece, as it may be sent: what kind of end, and its value or words.
+Answer = tuple[str, Any]
+
+
+def answer(work: Callable[[Any, Progress], Any], piece: Any, progress: Progress) -> Answer:
+    """Do the piece where it is to be done."""
+    try:
+        return "made", work(piece, progress)
+    except Interrupted as stopped:
+        return "interrupted", stopped.number
+    except StorageError as error:
+        return "full", str(error)
+    except BenchError as error:
+        return "failed", str(error)
+    except Exception:
+        return "bug", traceback.format_exc()
+
+
+def understood(name: str, said: Answer) -> Done[Any]:
+    """An answer where the others wait for it. Raises what ends them all."""
+    kind, value = said
+    if kind == "made":
+        return Done(value)
+    if kind == "interrupted":
+        raise Interrupted(value)
+    if kind == "full":
+        raise StorageError(value)
+    if kind == "bug":
+        raise RuntimeError(f"{name} failed in its process:\n{value}")
+    return Done(failure=BenchError(f"{name}: {value}"))
 
 
 class _Named:
@@ -115,7 +189,7 @@ class _Running:
     index: int
     process: SpawnProcess
     ear: Connection
-    answer: tuple[str, Any] | None = None
+    answer: Answer | None = None
 
 
 class _Pool(Generic[Given, Made]):
@@ -182,23 +256,14 @@ class _Pool(Generic[Given, Made]):
             self.done[each.index] = self._result(each)
 
     def _result(self, each: _Running) -> Done[Made]:
-        name, code = self.names[each.index], each.process.exitcode or 0
-        kind, value = each.answer or ("gone", code)
-        if kind == "made":
-            return Done(value)
-        if kind == "interrupted":
-            raise Interrupted(value)
-        if kind == "full":
-            raise StorageError(value)
-        if kind == "failed":
-            return Done(failure=BenchError(f"{name}: {value}"))
-        if kind == "bug":
-            raise RuntimeError(f"{name} failed in its process:\n{value}")
+        if each.answer is not None:
+            return understood(self.names[each.index], each.answer)
+        code = each.process.exitcode or 0
         end = f"was ended by signal {-code}" if code < 0 else f"ended with status {code}"
         return Done(
             failure=BenchError(
-                f"{name}: its process {end} before it was finished. Where memory ran out, use fewer processes "
-                "(--executor local:N); the same command goes on."
+                f"{self.names[each.index]}: its process {end} before it was finished. Where memory ran out, use fewer "
+                "processes (--executor local:N); the same command goes on."
             )
         )
 
@@ -206,7 +271,7 @@ class _Pool(Generic[Given, Made]):
         """End what still runs: asked first, so that it may write a checkpoint, forced after a while."""
         for each in self.running:
             each.process.terminate()
-        deadline = time.monotonic() + _SECONDS_TO_STOP
+        deadline = time.monotonic() + SECONDS_TO_STOP
         try:
             for each in self.running:
                 while each.process.is_alive() and time.monotonic() < deadline:
@@ -223,8 +288,8 @@ class _Pool(Generic[Given, Made]):
 @contextmanager
 def _one_thread() -> Iterator[None]:
     """Processes started within the block give numerical libraries one thread each."""
-    before = {name: os.environ.get(name) for name in _THREADS}
-    os.environ.update(dict.fromkeys(_THREADS, "1"))
+    before = {name: os.environ.get(name) for name in THREADS}
+    os.environ.update(dict.fromkeys(THREADS, "1"))
     try:
         yield
     finally:
@@ -254,16 +319,7 @@ def _there(mouth: Connection, work: Callable[[Any, Progress], Any], piece: Any) 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, args=(mouth,), daemon=True).start()
-    try:
-        mouth.send(("made", work(piece, _Relay(mouth))))
-    except Interrupted as stopped:
-        mouth.send(("interrupted", stopped.number))
-    except StorageError as error:
-        mouth.send(("full", str(error)))
-    except BenchError as error:
-        mouth.send(("failed", str(error)))
-    except Exception:
-        mouth.send(("bug", traceback.format_exc()))
+    mouth.send(answer(work, piece, _Relay(mouth)))
 
 
 def _end_with_parent(mouth: Connection) -> None:
@@ -271,5 +327,5 @@ def _end_with_parent(mouth: Connection) -> None:
     with contextlib.suppress(EOFError, OSError):
         mouth.recv()
     os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(_SECONDS_TO_STOP)
+    time.sleep(SECONDS_TO_STOP)
     os._exit(1)

@@ -12,7 +12,6 @@ from aape_bench.errors import BenchError, StorageError
 from aape_bench.identity import digest
 from aape_bench.planning import Job, Options, existing
 from aape_bench.progress import Progress, Silent
-from aape_bench.selection import PluginChoice
 from aape_bench.storage import check_writable
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ def run(
 ) -> Finished:
     """Do what is missing. A job whose data or model fails does not stop the others; a disk that fails does.
 
-    executor: several processes train encoders fold by fold; everything else is done here.
+    executor: other processes embed, train and probe, as `aape_bench.apart` says; what they made is put together here.
     """
     progress = progress or Silent()
     if any(job.action != "done" for job in jobs):
@@ -46,10 +45,10 @@ def run(
     computed = 0
     failures: dict[str, BenchError] = {}
     failed: dict[int, BenchError] = {}
-    if executor is not None and executor.processes > 1:
-        from aape_bench.apart import train_apart
+    if executor is not None and (executor.spreads or executor.processes > 1):
+        from aape_bench.apart import do_apart
 
-        failed = train_apart(jobs, options, executor, progress)
+        failed = do_apart(jobs, options, executor, progress)
     for place, job in enumerate(jobs):
         try:
             if place in failed:
@@ -87,9 +86,9 @@ def _finish(job: Job, options: Options, progress: Progress) -> tuple[Path, bool]
         from aape_bench.frozen import embed_and_fit
 
         made = embed_and_fit(job, prints, options, progress)
-    # a foreign module's weights have no card of ours
-    weights = model.path if isinstance(model, PluginChoice) else None
-    overlap = overlap_of(model.weights, weights, data.task, data.root, data.table, data.hashes(), options.cache_dir)
+    overlap = overlap_of(
+        model.weights, model.card, model.declared, data.task, data.root, data.table, data.hashes(), options.cache_dir
+    )
     treatment = treatment_of(model, chosen.input_of(data.task), options)
     evaluation = Evaluation(
         key=key_of(model, data, chosen, prints, options),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 from aape_bench.errors import DataError, StorageError
@@ -55,3 +56,20 @@ def write_much(number: int, progress: Progress) -> int:
     for _ in range(2000):
         progress.say("x" * 1000)
     return number
+
+
+def die_once(mark: Path, _: Progress) -> str:
+    if not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "lived"
+
+
+def interrupt_the_driver(given: tuple[Path, int], _: Progress) -> None:
+    """The first piece to come does; all then go on until they are stopped."""
+    folder, driver = given
+    folder.mkdir(parents=True)
+    if len(list(folder.parent.iterdir())) == 1:
+        os.kill(driver, signal.SIGINT)
+    while True:
+        time.sleep(0.05)

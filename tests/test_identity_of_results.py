@@ -26,16 +26,23 @@ LEFT_OUT: dict[str, tuple[set[str] | None, str]] = {
     "aape_bench.metadata": ({"shown", "unquoted"}, "foreign text in messages"),
     "aape_bench.settings": ({"suggestion", "EXECUTION"}, "a hint in a message; a mark of fields, which is in the key"),
     "aape_bench.identity": ({"digest", "file_digest", "source_digest"}, "makes the names: other ones, if it changes"),
+    "aape_bench.fits": ({"read_fit", "write_fit"}, "brings a fit to the disk and back as it is"),
     "aape_bench.storage": (
         {"atomic_write", "create_json", "remove_leftovers", "write_json", "safe_name"},
         "brings bytes to the disk as they are",
     ),
+    "aape_bench.checkpoint": ({"RANDOM_WEIGHTS"}, "stands in the card of weights that are kept"),
+    "aape_bench.file_stats": (None, "says that a file is another one than was hashed: then it is hashed anew"),
     "aape_bench.overlap": (None, "is said of a result, and in the card of weights that are kept"),
     "aape_bench.training": ({"Interrupted"}, "ends the run: there is no result yet"),
     "aape_bench.fitting.signals": (None, "ends the run between two steps"),
     "aape_bench.fitting.states": (None, "brings what resumes to the disk as it is; its form has a number"),
     "aape_bench.records": (None, "the form of records has a number, which is in the key: see below"),
-    "aape_bench.cache": ({"EmbeddingEntry"}, "the form of the cache has a number, which is in the address: see below"),
+    "aape_bench.environment": ({"peak_memory_mb", "versions"}, "is said of a result"),
+    "aape_bench.cache": (
+        {"EmbeddingEntry", "Making"},
+        "the form of the cache has a number, which is in the address: see below",
+    ),
 }
 
 SCORES = ("aape_bench.evaluate", "aape_bench.scenes", "aape_bench.moments")

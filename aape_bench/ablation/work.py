@@ -12,6 +12,7 @@ from pathlib import Path
 
 from aape_bench import environment, planning, registry, runner, selection
 from aape_bench.errors import BenchError, ModelError, StorageError, UsageError
+from aape_bench.executor import Needs
 from aape_bench.identity import digest, file_digest
 from aape_bench.progress import Progress
 from aape_bench.storage import safe_name, write_json
@@ -29,6 +30,11 @@ class Timing:
     model: str
     setup: Setup
     device: str
+
+    @property
+    def needs(self) -> Needs:
+        """As of a whole training."""
+        return _needs(self.device)
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,16 @@ class Unit:
     def name(self) -> str:
         """For messages."""
         return f"{self.variant.name}, seed {self.seed}"
+
+    @property
+    def needs(self) -> Needs:
+        """Of its training, its longest part."""
+        return _needs(self.options.device)
+
+
+def _needs(device: str) -> Needs:
+    """Room for an encoder, its gradients, two moments of these and activations."""
+    return Needs(gpus=int(device == "cuda"), memory=4 << 30)
 
 
 @dataclass(frozen=True)

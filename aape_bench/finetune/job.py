@@ -7,7 +7,6 @@ what came of it (`fit.npz`). It is deleted when the record is written.
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,11 +18,12 @@ import numpy as np
 from aape_bench.clip_table import Rotation, class_sets
 from aape_bench.errors import DataError, StorageError, UsageError
 from aape_bench.finetune.recipe import Recipe
+from aape_bench.fits import read_fit, write_fit
 from aape_bench.fitting.fabric import rank, require_lightning
 from aape_bench.holdout import hold_out
 from aape_bench.problem import Fit, Problem
 from aape_bench.scenes import problem_of_scenes
-from aape_bench.storage import atomic_write, safe_name
+from aape_bench.storage import safe_name
 from aape_bench.task import Task
 
 if TYPE_CHECKING:
@@ -207,16 +207,17 @@ def _train(
         if work.recipe.keep_weights:
             _keep(work, model, rotation, encoder)
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / FIT, tuned.fit, facts, tuned.seconds)
+        write_fit(folder / FIT, tuned.fit, {"encoder": facts, "seconds": tuned.seconds})
         (folder / STATE).unlink(missing_ok=True)
     return tuned.fit, facts, tuned.seconds
 
 
 def _keep(work: Work, model: ModelChoice, rotation: Rotation, encoder: Encoder) -> None:
     """Write the fine-tuned encoder, whose card says that it has heard the training clips."""
+    from aape_bench.checkpoint import RANDOM_WEIGHTS
     from aape_bench.overlap import FIELD, TrainingAudio, hash_of_sha256
 
-    before = model.card
+    before = {name: value for name, value in model.card.items() if name != RANDOM_WEIGHTS}
     heard = TrainingAudio.from_card(before) or TrainingAudio(complete=model.path is None)
     rows = np.concatenate([rotation.train, rotation.validation])
     if work.hashes is not None:
@@ -233,20 +234,9 @@ def _keep(work: Work, model: ModelChoice, rotation: Rotation, encoder: Encoder) 
     model.save(encoder, path, {**before, "fine_tuned": how, FIELD: heard.card()})
 
 
-def _write(path: Path, fit: Fit, encoder: dict[str, Any], seconds: float) -> None:
-    about = json.dumps({"choice": fit.choice, "remarks": fit.remarks, "encoder": encoder, "seconds": seconds})
-    with atomic_write(path) as handle:
-        np.savez_compressed(handle, test=fit.test, validation=fit.validation, about=np.array(about))
-
-
 def _read(path: Path) -> tuple[Fit, dict[str, Any], float] | None:
-    if not path.is_file():
+    """None where it is not there, or of no use."""
+    if (there := read_fit(path)) is None:
         return None
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            about = json.loads(str(archive["about"]))
-            fit = Fit(archive["test"], archive["validation"], about["choice"], list(about["remarks"]))
-            return fit, dict(about["encoder"]), float(about["seconds"])
-    except Exception:  # of a machine that crashed, and zip files fail in many ways: the fold is trained again
-        path.unlink()
-        return None
+    fit, about = there
+    return fit, dict(about["encoder"]), float(about["seconds"])

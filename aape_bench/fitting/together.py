@@ -35,12 +35,18 @@ _SECONDS_TO_END = 10.0
 class Together(Executor):
     """`processes` processes do each piece at once."""
 
+    processes: int = 1
     device: str = "cpu"
 
     @property
     def threads(self) -> int | None:
         """As Fabric shares them out."""
         return None
+
+    @property
+    def spreads(self) -> bool:
+        """They share a piece."""
+        return False
 
     def begin(self) -> None:
         """Meet those that are there already; others are started when there is a piece."""

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -150,7 +150,7 @@ def _cost(protocol: str, rows: pd.DataFrame) -> Figure | None:
     """
     from matplotlib.figure import Figure
 
-    classes = [_means(kind, same) for kind, same in rows.groupby("kind", sort=False)]
+    classes = [_means(cast(Kind, kind), same) for kind, same in rows.groupby("kind", sort=False)]
     means = max(classes, key=len)
     if len(means) < 2 or means[0].tasks < 2:
         return None

@@ -80,7 +80,7 @@ def respond(signal: Tensor, kernel: Tensor) -> Tensor:
     """
     if not torch.is_grad_enabled() or torch.compiler.is_compiling():
         return _correlate(signal, kernel)
-    leading = torch.broadcast_shapes(signal.shape[:-1], kernel.shape[:-2])
+    leading = torch.broadcast_shapes(signal.shape[:-1], kernel.shape[:-2])  # type: ignore[no-untyped-call]
     signal, kernel = signal.expand(*leading, -1), kernel.expand(*leading, -1, -1)
     return _Respond.apply(signal, kernel)  # type: ignore[no-untyped-call, no-any-return]
 

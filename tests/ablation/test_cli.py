@@ -111,7 +111,7 @@ def test_stability_is_measured_and_drawn(cli: Cli, tmp_path: Path) -> None:
         (("--steps", 3, "--budget", 1), "--steps and --budget both say"),
         (("--budget", 0), "--budget must be a number above 0"),
         (("--learning-rate", "nan"), "--learning-rate must be a number above 0"),
-        (("--executor", "ray"), 'There is no executor "ray"'),
+        (("--executor", "slurm"), 'There is no executor "slurm"'),
         (("--task", "stability"), "No task is named besides stability"),
         (("--task", "toy_tone"), 'There is no task "toy_tone"'),
         (("--task", "toy_tones,gtzan"), "gtzan"),

@@ -122,14 +122,19 @@ def test_the_best_update_is_kept_and_training_ends_early(cli: Cli, small_esc50: 
 
 
 def test_kept_weights_are_an_encoder_that_has_heard_the_task(cli: Cli, small_esc50: Path, tmp_path: Path) -> None:
-    status, _, err = tune(cli, small_esc50, tmp_path / "r", "updates=3", "keep_weights=true")
+    assert cli("export", "--model", VIT, "--weights", "random", "--out", tmp_path / "first")[0] == 0
+    given = f"vit{{weights={tmp_path / 'first' / 'encoder.safetensors'}}}"
+    status, _, err = tune(cli, small_esc50, tmp_path / "r", "updates=3", "keep_weights=true", model=given)
     assert status == 0, err
+    assert record(tmp_path / "r")["model"]["weights"] == "random"
     files = sorted((tmp_path / "r" / "weights").rglob("*.safetensors"))
     assert [file.stem for file in files] == list("12345")
     assert read_header(files[0]).card["fine_tuned"]["task"] == "esc50"
     status, _, err = run(cli, small_esc50, "--weights", files[0], "--results-dir", tmp_path / "again", model="vit")
     assert status == 0, err
-    assert record(tmp_path / "again")["pretrain_overlap"] == "test"  # in linear every clip is tested
+    again = record(tmp_path / "again")
+    assert again["pretrain_overlap"] == "test"  # in linear every clip is tested
+    assert again["model"]["weights"].startswith("file:")  # no longer random
 
 
 def test_as_published_chooses_on_test_and_says_so(cli: Cli, small_esc50: Path, tmp_path: Path) -> None:

@@ -267,11 +267,11 @@ def _hard_clips(task: TaskPage, predicted: _Predicted, audio: Audio | None) -> t
     files: Files = {}
     shown = []
     for number, clip in enumerate(clips):
-        found = media(data, clip.id) if data is not None else None
+        part = media(data, clip.id) if data is not None else None
         stem = f"clips/{task.page[6:-5]}-{number + 1}"
-        if found is not None:
-            files |= {f"{stem}.png": found.spectrogram, f"{stem}.ogg": found.audio}
-        shown.append({"clip": clip, "stem": stem if found is not None else None, "media": found})
+        if part is not None:
+            files |= {f"{stem}.png": part.spectrogram, f"{stem}.ogg": part.audio}
+        shown.append({"clip": clip, "stem": stem if part is not None else None, "media": part})
     about = {"judges": [name for name, _ in judges], "column": column.title, "shown": shown}
     return about, files
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -74,7 +75,7 @@ def confusion(title: str, classes: Sequence[str], counts: npt.NDArray[np.int64])
     for row, column in zip(*np.nonzero(counts), strict=True):
         said = f"{classes[row]} taken for {classes[column]}: {counts[row, column]} of {counts[row].sum()}"
         kind = "cell right" if row == column else "cell"
-        place = {"x": margin + column * CELL, "y": margin + row * CELL, "width": CELL, "height": CELL}
+        place: dict[str, Any] = {"x": margin + column * CELL, "y": margin + row * CELL, "width": CELL, "height": CELL}
         parts.append(
             _tag("rect", **place, fill_opacity=round(0.1 + 0.9 * shares[row, column], 2), class_=kind, said=said)
         )
@@ -116,7 +117,7 @@ def critical_difference(
     for number, names in enumerate(cliques):
         places = [rank_of[name] for name in names]
         y = axis + 9 + 7 * number
-        ends = {"x1": across(min(places)) - 4, "x2": across(max(places)) + 4}
+        ends: dict[str, Any] = {"x1": across(min(places)) - 4, "x2": across(max(places)) + 4}
         parts.append(_tag("line", **ends, y1=y, y2=y, class_="clique"))
     for at, (name, rank) in enumerate(ranks):
         left = at < half

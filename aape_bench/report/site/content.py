@@ -217,7 +217,7 @@ def gather(results_dir: Path, published: bool) -> Content:
     records, domains = _records(results_dir, board), _domains(board["task"])
     tables, said = tables_of(results_dir)
     remarks += [text for text in said if text not in remarks]
-    places = {
+    places: dict[tuple[str, ...], Place] = {
         (row.place.model, table.task, table.protocol, table.metric, table.data): row.place
         for table in tables for row in table.rows
     }  # fmt: skip
@@ -391,15 +391,10 @@ def _merit(row: Row) -> float:
 
 
 def _ablations(results_dir: Path, remarks: list[str]) -> Iterable[Ablation]:
-    import pandas as pd
-
     for folder in sorted(path.parent for path in (results_dir / "ablation").glob("*/plan.json")):
         try:
             plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
-            answers, table = (
-                pd.read_csv(file, dtype=str, keep_default_na=False).to_dict("records") if file.is_file() else []
-                for file in (folder / "answers.csv", folder / "ablation.csv")
-            )
+            answers, table = (_rows_of(file) for file in (folder / "answers.csv", folder / "ablation.csv"))
             if not isinstance(plan, dict):
                 raise ValueError("plan.json holds no plan")
         except (OSError, ValueError) as error:
@@ -407,7 +402,17 @@ def _ablations(results_dir: Path, remarks: list[str]) -> Iterable[Ablation]:
             continue
         pictures = tuple(sorted(folder.glob("*.svg")))
         name = folder.name
-        yield Ablation(name, f"ablations/{page_name(name)}.html", plan, tuple(answers), tuple(table), pictures)
+        yield Ablation(name, f"ablations/{page_name(name)}.html", plan, answers, table, pictures)
+
+
+def _rows_of(file: Path) -> tuple[dict[str, str], ...]:
+    """The rows of a CSV file as text; none where there is no file."""
+    import pandas as pd
+
+    if not file.is_file():
+        return ()
+    table = pd.read_csv(file, dtype=str, keep_default_na=False)
+    return tuple({str(name): text for name, text in row.items()} for row in table.to_dict("records"))
 
 
 def _is_number(value: object) -> bool:
