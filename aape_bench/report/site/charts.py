@@ -116,9 +116,9 @@ def critical_difference(
         parts.append(_text(across(1 + critical) + 6, 18, f"critical difference {critical:.2f}", "start"))
     for number, names in enumerate(cliques):
         places = [rank_of[name] for name in names]
-        y = axis + 9 + 7 * number
+        height = axis + 9 + 7 * number
         ends: dict[str, Any] = {"x1": across(min(places)) - 4, "x2": across(max(places)) + 4}
-        parts.append(_tag("line", **ends, y1=y, y2=y, class_="clique"))
+        parts.append(_tag("line", **ends, y1=height, y2=height, class_="clique"))
     for at, (name, rank) in enumerate(ranks):
         left = at < half
         y = bars + line * (at + 1 if left else count - at)
