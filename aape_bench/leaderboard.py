@@ -7,7 +7,7 @@ saw the task, stand below the clean ones and have no rank; published numbers are
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,9 +82,14 @@ def entries(results_dir: Path) -> tuple[list[Entry], list[str]]:
 
 def leaderboard(results_dir: Path) -> tuple[pd.DataFrame, list[str]]:
     """All rows in COLUMNS, clean rows first within a task and protocol, by falling score; and what was left out."""
+    every, remarks = entries(results_dir)
+    return board_of(results_dir, every, remarks), remarks
+
+
+def board_of(results_dir: Path, every: Sequence[Entry], remarks: list[str]) -> pd.DataFrame:
+    """The rows of these entries; what could not be computed is added to the remarks."""
     import pandas as pd
 
-    every, remarks = entries(results_dir)
     rows = [_row(results_dir, entry, remarks) for entry in every]
     board = pd.DataFrame(rows, columns=COLUMNS)
     board["_unranked"] = ~is_clean(board)
@@ -98,7 +103,7 @@ def leaderboard(results_dir: Path) -> tuple[pd.DataFrame, list[str]]:
     ranked = board[~board["_unranked"]].groupby(["task", "protocol", "data"])
     ranks = ranked["_merit"].rank(ascending=False, method="min")
     board["rank"] = ranks.reindex(board.index).astype("Int64")
-    return board[COLUMNS], remarks
+    return board[COLUMNS]
 
 
 def marks_of(partial: str, weights: str, overlap: str) -> tuple[str, ...]:

@@ -70,9 +70,7 @@ def lower_is_better(metric: str) -> bool:
 
 def score(metric: str, predictions: Predictions) -> float:
     """The score alone, without interval; infinite or NaN where `measure` has None."""
-    with np.errstate(invalid="ignore"):
-        points = _points({metric: METRICS[metric]}, by_fold(predictions))[metric]
-        return float(points.mean(axis=1).mean())
+    return _overall(_points(_Prepared({metric: METRICS[metric]}, by_fold(predictions)))[metric])
 
 
 def quality(metric: str, labels: npt.NDArray[Any], scores: npt.NDArray[np.float32], classes: Sequence[str]) -> float:
@@ -129,19 +127,28 @@ def draws(metric: str, predictions: Predictions | Sequence[Predictions], task: s
 
 def draws_of_each(metric: str, several: Sequence[Predictions], task: str, seed: int) -> Array | None:
     """`draws` of each of several predictions of the same clips, (predictions, DRAWS): clips are drawn once for all."""
+    return scores_and_draws(metric, several, task, seed)[1]
+
+
+def scores_and_draws(metric: str, several: Sequence[Predictions], task: str, seed: int) -> tuple[Array, Array | None]:
+    """`score` (predictions,) and `draws` (predictions, DRAWS) of each of several predictions of the same clips.
+
+    Clips are drawn once for all, and what a metric sorts is sorted once for both.
+    """
     first = several[0]
     for other in several[1:]:
         if list(other.ids) != list(first.ids) or (other.folds != first.folds).any():
             raise ValueError("predictions are averaged only where they are of the same clips")
     resamples = _resamples(by_fold(first), task, seed)
-    if resamples is None:
-        return None
     how = METRICS[metric]
-    each = []
+    points, each = [], []
     for one in several:
-        drawn = _draws({metric: how}, by_fold(one), resamples)[metric]
-        each.append(drawn if how.limits is None else _shifted(how, drawn, score(metric, one)))
-    return np.array(each)
+        prepared = _Prepared({metric: how}, by_fold(one))
+        points.append(_overall(_points(prepared)[metric]))
+        if resamples is not None:
+            drawn = _draws(prepared, resamples)[metric]
+            each.append(drawn if how.limits is None else _shifted(how, drawn, points[-1]))
+    return np.array(points), np.array(each) if resamples is not None else None
 
 
 @dataclass(frozen=True)
@@ -250,27 +257,52 @@ def _mean_rankings(predictions: Predictions) -> list[list[float | None]]:
 
 def _measure(metrics: Mapping[str, Metric], predictions: Predictions, task: str, seed: int) -> dict[str, Measurement]:
     parts = by_fold(predictions)
-    points = _points(metrics, parts)
+    prepared = _Prepared(metrics, parts)
+    points = _points(prepared)
     resamples = _resamples(parts, task, seed)
-    drawn = None if resamples is None else _draws(metrics, parts, resamples)
+    drawn = None if resamples is None else _draws(prepared, resamples)
     return {
         name: _measurement(metric, points[name], None if drawn is None else drawn[name], parts)
         for name, metric in metrics.items()
     }
 
 
-def _points(metrics: Mapping[str, Metric], parts: Mapping[str, Predictions]) -> dict[str, Array]:
+class _Prepared:
+    """Metrics of each fold and repeat as functions of weights, made on first use; those that share one get it once."""
+
+    def __init__(self, metrics: Mapping[str, Metric], parts: Mapping[str, Predictions]) -> None:
+        self.metrics, self.parts = metrics, parts
+        self.repeats = next(iter(parts.values())).repeats
+        self._made: dict[tuple[str, int], list[tuple[Figures, list[str]]]] = {}
+
+    def of(self, fold: str, repeat: int) -> list[tuple[Figures, list[str]]]:
+        """Functions, each with the names of its metrics."""
+        if (fold, repeat) not in self._made:
+            sharing: dict[Any, list[str]] = {}
+            for name, metric in self.metrics.items():
+                sharing.setdefault(metric.figures, []).append(name)
+            part = self.parts[fold]
+            self._made[fold, repeat] = [(prepare(part, repeat), names) for prepare, names in sharing.items()]
+        return self._made[fold, repeat]
+
+
+def _points(prepared: _Prepared) -> dict[str, Array]:
     """The score of every metric, (repeats, folds)."""
-    repeats = next(iter(parts.values())).repeats
-    points = {name: np.empty((repeats, len(parts))) for name in metrics}
-    for at, part in enumerate(parts.values()):
+    points = {name: np.empty((prepared.repeats, len(prepared.parts))) for name in prepared.metrics}
+    for at, (fold, part) in enumerate(prepared.parts.items()):
         ones = np.ones((len(part.ids), 1), np.float32)
-        for repeat in range(repeats):
-            for figures, names in _prepared(metrics, part, repeat):
+        for repeat in range(prepared.repeats):
+            for figures, names in prepared.of(fold, repeat):
                 found = figures(ones)
                 for name in names:
-                    points[name][repeat, at] = metrics[name].score(found)[0]
+                    points[name][repeat, at] = prepared.metrics[name].score(found)[0]
     return points
+
+
+def _overall(points: Array) -> float:
+    """The score of (repeats, folds)."""
+    with np.errstate(invalid="ignore"):
+        return float(points.mean(axis=1).mean())
 
 
 def _resamples(parts: Mapping[str, Predictions], task: str, seed: int) -> dict[str, Resamples] | None:
@@ -281,29 +313,18 @@ def _resamples(parts: Mapping[str, Predictions], task: str, seed: int) -> dict[s
     return {fold: resample(of, fold, task, seed) for fold, of in unit.items()}
 
 
-def _draws(
-    metrics: Mapping[str, Metric], parts: Mapping[str, Predictions], resamples: Mapping[str, Resamples]
-) -> dict[str, Array]:
+def _draws(prepared: _Prepared, resamples: Mapping[str, Resamples]) -> dict[str, Array]:
     """The score of every metric on every resample, (DRAWS,) each."""
-    repeats = next(iter(parts.values())).repeats
-    drawn = {name: np.empty((len(parts), repeats, DRAWS)) for name in metrics}
+    drawn = {name: np.empty((len(prepared.parts), prepared.repeats, DRAWS)) for name in prepared.metrics}
     with np.errstate(invalid="ignore"):  # a d' of +inf beside one of -inf
-        for at, (fold, part) in enumerate(parts.items()):
-            for repeat in range(repeats):
-                prepared = _prepared(metrics, part, repeat)
+        for at, fold in enumerate(prepared.parts):
+            for repeat in range(prepared.repeats):
                 for portion, weights in resamples[fold].weights():
-                    for figures, names in prepared:
+                    for figures, names in prepared.of(fold, repeat):
                         found = figures(weights)
                         for name in names:
-                            drawn[name][at, repeat, portion] = metrics[name].score(found)
+                            drawn[name][at, repeat, portion] = prepared.metrics[name].score(found)
         return {name: np.asarray(of.mean(axis=1).mean(axis=0)) for name, of in drawn.items()}
-
-
-def _prepared(metrics: Mapping[str, Metric], part: Predictions, repeat: int) -> list[tuple[Figures, list[str]]]:
-    sharing: dict[Any, list[str]] = {}
-    for name, metric in metrics.items():
-        sharing.setdefault(metric.figures, []).append(name)
-    return [(prepare(part, repeat), names) for prepare, names in sharing.items()]
 
 
 def _measurement(metric: Metric, points: Array, drawn: Array | None, parts: Mapping[str, Predictions]) -> Measurement:

@@ -105,17 +105,18 @@ def write(path: Path, predictions: Predictions) -> None:
                 packed.write(_encode(texts))
 
 
-def read(path: Path, sha256: str | None = None) -> Predictions:
+def read(path: Path, sha256: str | None = None, scored: bool = True) -> Predictions:
     """The predictions of a file that `write` made.
 
-    sha256: what its bytes must hash to. Raises StorageError where the file is missing, damaged or another one.
+    sha256: what its bytes must hash to. scored: False leaves out the scores, which take most of the time. Raises
+    StorageError where the file is missing, damaged or another one.
     """
     again = "Run the command that made them again."
     if not path.is_file() or (sha256 is not None and file_digest(path) != sha256):
         raise StorageError(f"The predictions {path} are missing or not as they were written. {again}")
     try:
         with gzip.open(path, "rt", encoding="utf-8", errors="surrogatepass", newline="") as text, _long_cells():
-            return _parse(text)
+            return _parse(text, scored)
     except (OSError, EOFError, zlib.error, csv.Error, ValueError, LookupError, ArithmeticError, TypeError) as error:
         raise StorageError(
             f"The predictions {path} cannot be read ({type(error).__name__}: {error}). {again}"
@@ -166,7 +167,7 @@ def _long_cells() -> Iterator[None]:
         csv.field_size_limit(before)
 
 
-def _parse(text: io.TextIOBase) -> Predictions:
+def _parse(text: io.TextIOBase, with_scores: bool) -> Predictions:
     rows = csv.reader(text, strict=True)
     names = next(rows, [])
     first_score = next((at for at, name in enumerate(names) if name.startswith("score:")), len(names))
@@ -182,7 +183,7 @@ def _parse(text: io.TextIOBase) -> Predictions:
             raise ValueError(f"row {len(heads) + 1} has {len(row)} cells, not {len(names)}")
         heads.append(row[: len(_FIXED)])
         values.append([float(value) for value in row[len(_FIXED) : first_score]])
-        if any(row[first_score:]):
+        if with_scores and any(row[first_score:]):
             scores.append(np.fromiter(map(float, row[first_score:]), np.float32, len(classes)))
     if not heads:
         raise ValueError("it has no rows")
@@ -198,7 +199,7 @@ def _parse(text: io.TextIOBase) -> Predictions:
     known = cast(Kind, kind)
     decided = [_unlabel(known, head[6]) for head in heads] if kind != "multilabel" else []
     columns = np.array(values[:clips], dtype=float).reshape(clips, len(value_names))
-    scored = bool(scores) or (kind != "event" and not classes)
+    scored = bool(scores) or (with_scores and kind != "event" and not classes)
     return Predictions(
         kind=known,
         ids=[head[0] for head in heads[:clips]],

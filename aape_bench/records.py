@@ -87,11 +87,14 @@ def record_paths(task: str, protocol: str, label: str, key: str) -> tuple[Path, 
     )
 
 
-def predictions_of(results_dir: Path, record: Record) -> Predictions:
-    """A record's predictions. Raises StorageError where they are missing or are not those it was written with."""
+def predictions_of(results_dir: Path, record: Record, scored: bool = True) -> Predictions:
+    """A record's predictions. Raises StorageError where they are missing or are not those it was written with.
+
+    scored: False leaves out the scores.
+    """
     _, own = record_paths(record.task["name"], record.protocol["label"], record.model["label"], record.key)
     # another path may lead anywhere
-    return read_predictions(results_dir / own, record.predictions_sha256)
+    return read_predictions(results_dir / own, record.predictions_sha256, scored)
 
 
 def write_record(results_dir: Path, record: Record) -> Path:

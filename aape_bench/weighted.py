@@ -52,6 +52,11 @@ class Metric:
     share: bool = False
 
     @property
+    def of_scores(self) -> bool:
+        """Whether it needs `Predictions.scores`; otherwise what was decided is enough."""
+        return self.figures in (ranked, _first_hits)
+
+    @property
     def interval_method(self) -> str:
         """How the interval of the score is made, in words."""
         return INTERVAL_METHOD + (", shifted so that their median is the score" if self.limits else "")

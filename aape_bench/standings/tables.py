@@ -83,8 +83,15 @@ def tables_of(results_dir: Path, chosen: Chosen | None = None) -> tuple[list[Tab
     Raises UsageError where nothing is of a chosen name.
     """
     every, remarks = entries(results_dir)
+    tables, said = tables_of_entries(results_dir, _kept(every, chosen or Chosen()))
+    return tables, [*remarks, *said]
+
+
+def tables_of_entries(results_dir: Path, every: Sequence[Entry]) -> tuple[list[Table], list[str]]:
+    """As `tables_of`, of these rows of the leaderboard."""
+    remarks: list[str] = []
     cells: dict[tuple[Marks, str, str, str, str], list[Entry]] = defaultdict(list)
-    for entry in _kept(every, chosen or Chosen()):
+    for entry in every:
         task = entry.first.task
         cell = (entry.marks, task["name"], entry.first.protocol["label"], task["metric"], task["fingerprint"])
         cells[cell].append(entry)
@@ -137,8 +144,8 @@ def _table(results_dir: Path, rows: Sequence[Entry]) -> Table:
         flat = common_clips([one for model in models for one in model.predicted])
         sample = sample_of(flat[0])
         model = np.repeat(np.arange(len(models)), [len(one.predicted) for one in models])
-        points = np.array([metrics.score(metric, one) for one in flat])
-        each = metrics.draws_of_each(metric, flat, task, min(seed for entry in rows for seed in entry.seeds))
+        seed = min(seed for entry in rows for seed in entry.seeds)
+        points, each = metrics.scores_and_draws(metric, flat, task, seed)
         with np.errstate(invalid="ignore"):
             scores = np.array([points[model == at].mean() for at in range(len(models))])
             if each is not None:
@@ -187,7 +194,8 @@ def _read(results_dir: Path, rows: Sequence[Entry]) -> tuple[list[_Model], dict[
             absent[label] = "its score is undefined."
             continue
         try:
-            models.append(_Model(label, [predictions_of(results_dir, record) for record in entry.records]))
+            scored = metrics.METRICS[entry.first.task["metric"]].of_scores
+            models.append(_Model(label, [predictions_of(results_dir, one, scored) for one in entry.records]))
         except BenchError as error:
             absent[label] = str(error)
     return models, absent

@@ -14,17 +14,15 @@ from typing import TYPE_CHECKING, Any, Literal
 from aape_bench import registry
 from aape_bench.errors import BenchError, UsageError
 from aape_bench.identity import digest
-from aape_bench.leaderboard import leaderboard, with_published
+from aape_bench.leaderboard import Entry, board_of, entries, with_published
 from aape_bench.metrics import lower_is_better
-from aape_bench.records import Record, read_record
+from aape_bench.records import Record
 from aape_bench.standings.differences import Place
 from aape_bench.standings.overall import Overall, overall
-from aape_bench.standings.tables import tables_of
+from aape_bench.standings.tables import tables_of_entries
 from aape_bench.storage import safe_name
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from aape_bench.plugin import EncoderPlugin
     from aape_bench.task import Task
 
@@ -210,13 +208,14 @@ class Content:
 
 def gather(results_dir: Path, published: bool) -> Content:
     """Read a results folder. Raises BenchError where there is nothing to show."""
-    board, remarks = leaderboard(results_dir)
+    every, remarks = entries(results_dir)
+    board = board_of(results_dir, every, remarks)
     if board.empty:
         raise UsageError(f"There are no results in {results_dir} that can be read. " + " ".join(remarks[:3]))
     whole = with_published(board) if published else board
-    records, domains = _records(results_dir, board), _domains(board["task"])
-    tables, said = tables_of(results_dir)
-    remarks += [text for text in said if text not in remarks]
+    records, domains = _records(every), _domains(board["task"])
+    tables, said = tables_of_entries(results_dir, every)
+    remarks += said
     places: dict[tuple[str, ...], Place] = {
         (row.place.model, table.task, table.protocol, table.metric, table.data): row.place
         for table in tables for row in table.rows
@@ -293,8 +292,9 @@ def _cell(row: Row) -> Cell:
     return Cell(row, round(heat, 3), row.rank == 1, "".join(marks.get(state, "") for state in row.states))
 
 
-def _records(results_dir: Path, board: pd.DataFrame) -> dict[str, Record]:
-    return {path: read_record(results_dir / path) for path in board["record"]}
+def _records(every: Iterable[Entry]) -> dict[str, Record]:
+    """By path, those that rows of the leaderboard name."""
+    return {path: record for entry in every for path, record in entry.seeds.values()}
 
 
 def _domains(tasks: Iterable[str]) -> dict[str, str]:
