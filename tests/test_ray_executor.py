@@ -22,9 +22,10 @@ pytest.importorskip("ray", reason="Ray is not installed (the extra `ray`)")
 @pytest.fixture(scope="module")
 def on_ray() -> Executor:
     """Ray on this machine, which ends with this process."""
+    before = signal.getsignal(signal.SIGTERM)
     executor = parse_executor("ray")
     assert executor.processes >= 1
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL  # Ray would have taken it
+    assert signal.getsignal(signal.SIGTERM) is before  # Ray would have taken it
     return executor
 
 

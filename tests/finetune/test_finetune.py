@@ -229,13 +229,12 @@ def test_folds_side_by_side_are_the_same_folds(
 ) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "open_hear.py").write_text(FOREIGN.format(guard="if True:"))
-    models = f"{VIT},hear:open_hear"
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         for name in ("local", "local:2"):
             given = ("--protocol-set", "updates=3;batch=6", "--executor", name, "--results-dir", tmp_path / name)
-            status, _, err = run(cli, small_esc50, *SHORT, *given, model=models)
+            status, _, err = run(cli, small_esc50, *SHORT, *given, model="hear:open_hear")
             assert status == 0, err
     finally:
         torch.set_num_threads(threads)
@@ -243,7 +242,7 @@ def test_folds_side_by_side_are_the_same_folds(
         {path.name: path.read_bytes() for path in (tmp_path / name / "predictions").rglob("*.csv.gz")}
         for name in ("local", "local:2")
     )
-    assert len(one) == 2
+    assert len(one) == 1
     assert one == two
 
 
