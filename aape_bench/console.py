@@ -173,7 +173,7 @@ class RichProgress:
             def count(n: int) -> None:
                 nonlocal done, said
                 done += n
-                if (now := time.perf_counter()) - said > SECONDS_BETWEEN_LINES and done < total:
+                if (now := time.perf_counter()) - said > SECONDS_BETWEEN_LINES and 0 < done < total:
                     said = now
                     left = (now - started) / done * (total - done)
                     self.say(f"{title}: {done} of {total} {unit}, {done / (now - started):.1f}/s, {left:.0f} s left")

@@ -15,11 +15,11 @@ from aape_bench import environment
 from aape_bench.addresses import entry_of
 from aape_bench.clip_table import left_out, rotations
 from aape_bench.clips import ClipReader, Crop
-from aape_bench.errors import BrokenAudio
+from aape_bench.errors import BrokenAudio, ModelError
 from aape_bench.evaluate import Made, judge, problem_of
 from aape_bench.planning import Job, Options
 from aape_bench.probes import probe_of
-from aape_bench.progress import Progress
+from aape_bench.progress import Progress, Silent
 from aape_bench.protocols import Input
 from aape_bench.selection import ModelChoice
 from aape_bench.task_data import TaskData
@@ -45,7 +45,8 @@ def embed_and_fit(job: Job, prints: Fingerprints, options: Options, progress: Pr
     started = time.perf_counter()
     problem, moments = problem_of(data.task, asked.table, asked.rotations, asked.embeddings, asked.counts)
     missing = len(probe.missing(asked.rotations))
-    with progress.stage(f"{name}: {job.protocol.label}", missing, "folds") as advance:
+    shown = progress if missing else Silent()
+    with shown.stage(f"{name}: {job.protocol.label}", missing, "folds") as advance:
         fits, before = probe.fits(problem, advance)
     outcome = judge(data.task, asked.table, asked.rotations, problem, moments, fits)
     seconds = time.perf_counter() - started + sum(one["seconds"] for one in before)
@@ -134,10 +135,15 @@ def _embed(job: Job, entry: EmbeddingEntry, options: Options, progress: Progress
     environment.reset_peak_memory()
     reader = reader_of(model, data, encoder, job.protocol.input_of(data.task))
     with progress.stage(f"{name}: embedding", sum(len(ranges[number]) for number in shards), "clips") as advance:
-        embed(
-            encoder, reader, entry, batch_size, options.device, options.skip_broken, advance,
-            shards=shards, model=model.label, shrink=shrink if automatic else None,
-        )  # fmt: skip
+        try:
+            embed(
+                encoder, reader, entry, batch_size, options.device, options.skip_broken, advance,
+                shards=shards, model=model.label, shrink=shrink if automatic else None,
+            )  # fmt: skip
+        except ModelError as error:
+            if options.precision == "float32":
+                raise
+            raise ModelError(f"{error} (It ran at --precision {options.precision}, not float32.)") from error
 
 
 def _say_what_waited(job: Job, stage: dict[str, Any], progress: Progress) -> None:

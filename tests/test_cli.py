@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from aape_bench import console
 from aape_bench.console import RichProgress
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -85,6 +86,14 @@ def test_names_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> No
     with RichProgress().stage("my.py:ok: [bold]embedding", 1, "clips") as advance:
         advance(1)
     assert capsys.readouterr().err.startswith("my.py:ok: [bold]embedding: 1 clips")
+
+
+def test_a_stage_may_begin_again(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "SECONDS_BETWEEN_LINES", 0)
+    with RichProgress().stage("embedding", 4, "clips") as advance:
+        for done in (0, 2, -2, 4):  # memory did not do for the batch after the first
+            advance(done)
+    assert capsys.readouterr().err.startswith("embedding: 2 of 4 clips")
 
 
 @pytest.mark.parametrize("command", ["leaderboard", "plot"])

@@ -216,3 +216,18 @@ def test_a_module_that_changes_the_working_directory_moves_no_result(
     status, _, err = run(cli, Path("data"), "--results-dir", "mine", "--cache-dir", "own", model="hear:moving_hear")
     assert status == 0, err
     assert (tmp_path / "mine" / "leaderboard.csv").is_file()
+
+
+def test_a_module_that_bf16_breaks_is_said_to_have_run_at_it(
+    cli: Cli, small_esc50: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    broken = RANDOM_HEAR.replace("1))\n\nget_", "1)).detach().numpy()\n\nget_")  # NumPy has no bfloat16
+    (tmp_path / "hear_numpy.py").write_text(broken)
+    try:
+        status, _, err = run(cli, small_esc50, "--precision", "bf16", model="hear:hear_numpy")
+    finally:
+        forget("hear_numpy")
+    assert status == 2
+    assert "BFloat16" in err
+    assert "--precision bf16" in err

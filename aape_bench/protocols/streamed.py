@@ -28,9 +28,11 @@ PIECE = 2**22
 def centred(scaler: Scaler) -> Scaler:
     """The scaler that `Streamed` solves for: its mean is one of float32, so that subtracting it there is exact enough.
 
-    The offsets are free, so any centre has the same optimum; scores have to be of the same one.
+    The offsets are free, so any centre has the same optimum; scores have to be of the same one. A feature that hardly
+    leaves zero, so that the inverse of its deviation would overflow there, is only centred.
     """
-    return replace(scaler, mean=scaler.mean.astype(np.float32).astype(np.float64))
+    scale = np.where(scaler.scale < np.finfo(np.float32).tiny, 1.0, scaler.scale)
+    return replace(scaler, mean=scaler.mean.astype(np.float32).astype(np.float64), scale=scale)
 
 
 class Streamed:

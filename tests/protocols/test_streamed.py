@@ -49,6 +49,14 @@ def solve(of: Lesson, c: float, threads: int = 1) -> Solution:
         return Streamed(of, EXACT, 10_000, "cpu", threads).fit(c, None)
 
 
+def test_a_feature_that_hardly_leaves_zero_spoils_nothing() -> None:
+    x, _ = four_classes(apart=2.0)
+    faint = np.where(np.arange(len(x)) % 2, 1e-42, 0.0).astype(np.float32)[:, None]  # its deviation has no inverse
+    without, with_it = (solve(lesson("exclusive", some), 1.0) for some in (x, np.hstack([x, faint])))
+    assert with_it.converged
+    np.testing.assert_allclose(with_it.weights[:-1], without.weights, atol=1e-5)
+
+
 @pytest.mark.parametrize("kind", ["exclusive", "two", "several"])
 @pytest.mark.parametrize("c", [1e-4, 1e-2, 1.0, 1e3])
 def test_the_optimum_is_scikit_learns(kind: str, c: float) -> None:
