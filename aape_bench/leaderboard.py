@@ -98,9 +98,11 @@ def board_of(results_dir: Path, every: Sequence[Entry], remarks: list[str]) -> p
     sign = [-1.0 if metrics.lower_is_better(name) else 1.0 for name in board["metric"]]
     # means over folds of equal scores may differ in their last digit
     board["_merit"] = (board["score"] * sign).round(12)
-    order = ["task", "protocol", "data", "_unranked", "_merit", "model"]
-    board = board.sort_values(order, ascending=[True, True, True, True, False, True], ignore_index=True)
-    ranked = board[~board["_unranked"]].groupby(["task", "protocol", "data"])
+    # a task's metric may change, and older records stay
+    alike = ["task", "protocol", "data", "metric"]
+    order = [*alike, "_unranked", "_merit", "model"]
+    board = board.sort_values(order, ascending=[*[True] * 5, False, True], ignore_index=True)
+    ranked = board[~board["_unranked"]].groupby(alike)
     ranks = ranked["_merit"].rank(ascending=False, method="min")
     board["rank"] = ranks.reindex(board.index).astype("Int64")
     return board[COLUMNS]
@@ -221,6 +223,8 @@ def _seconds(records: list[Record]) -> float:
 def _interval(results_dir: Path, records: list[Record]) -> tuple[float | None, float | None]:
     """The record's own interval; over seeds, that of their mean on the same resamples of clips."""
     first = records[0]
+    if len(records) > 1 and first.task["metric"] not in metrics.METRICS:
+        return None, None
     if len(records) == 1:
         own = first.scores["interval"]
         return (own["low"], own["high"]) if own else (None, None)

@@ -30,7 +30,12 @@ def add(folder: Path, label: str, score: float, **changes: Any) -> None:
         seed=changes.get("seed", 0),
         lineage=identity.digest(changes.get("lineage", "one")),
         model={**model, "weights": changes.get("weights", "file:0")},
-        task={**task, "partial": changes.get("partial", ""), "fingerprint": changes.get("data", "f" * 64)},
+        task={
+            **task,
+            "partial": changes.get("partial", ""),
+            "fingerprint": changes.get("data", "f" * 64),
+            "metric": changes.get("metric", "accuracy"),
+        },
         treatment={
             "sample_rate": 16000,
             "audio": "",
@@ -115,6 +120,13 @@ def test_rows_part_by_label_protocol_and_data(tmp_path: Path) -> None:
         "esc50/linear/accuracy data eeeeeeee",
         "esc50/linear[c_max=2]/accuracy",
     }
+
+
+def test_scores_by_different_metrics_are_not_ranked_together(tmp_path: Path) -> None:
+    add(tmp_path, "older", 0.5)
+    add(tmp_path, "newer", 0.9, metric="mAP")
+    add(tmp_path, "of another version", 0.9, metric="new")
+    assert board_of(tmp_path)["rank"].tolist() == [1, 1, 1]
 
 
 def test_only_records_of_one_lineage_share_a_row(tmp_path: Path) -> None:

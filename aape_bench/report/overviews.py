@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from aape_bench.metrics import lower_is_better
 from aape_bench.report.figures import COLOURS, FAINT, GREY, INK, RULE, pictures, styled
 from aape_bench.report.panels import Kind, kind_of
 from aape_bench.report.plots import MARKS, file_name
+from aape_bench.standings.overall import bounded
 from aape_bench.storage import atomic_write
 
 if TYPE_CHECKING:
@@ -56,8 +56,9 @@ def plot_overviews(
     known["kind"] = [kind_of(row) for row in known.to_dict("records")]
     known["normalised"] = [normalised(row) for row in known.to_dict("records")]
     with styled():
-        for protocol, rows in known.groupby("protocol", sort=False):
+        for protocol, same in known.groupby("protocol", sort=False):
             name = file_name(str(protocol))
+            rows = same.assign(column=_columns(same))
             if rows["task"].nunique() > 1 and rows["model"].nunique() > 1:
                 drawn |= pictures(f"heatmap-{name}", _heat_map(str(protocol), rows))
                 if (figure := _radar(str(protocol), rows, domains)) is not None:
@@ -75,7 +76,7 @@ def plot_overviews(
 def normalised(row: Mapping[Any, Any]) -> float:
     """(score - chance) / (1 - chance): 0 at chance, 1 at a perfect score; NaN where the metric has no such end."""
     score, chance = float(row["score"]), row["chance"]
-    if lower_is_better(str(row["metric"])) or not 0 <= score <= 1:
+    if not bounded(str(row["metric"])):
         return math.nan
     floor = float(chance) if isinstance(chance, int | float) and math.isfinite(chance) else 0.0
     return (score - floor) / (1 - floor) if floor < 1 else math.nan
@@ -85,8 +86,8 @@ def _heat_map(protocol: str, rows: pd.DataFrame) -> Figure:
     from matplotlib.figure import Figure
 
     models = _by_mean(rows)
-    tasks = list(dict.fromkeys(rows["task"]))
-    cells = {(row["model"], row["task"]): row for row in rows.to_dict("records")}
+    tasks = list(dict.fromkeys(rows["column"]))
+    cells = {(row["model"], row["column"]): row for row in rows.to_dict("records")}
     shades = np.full((len(models), len(tasks)), np.nan)
     for (model, task), row in cells.items():
         shades[models.index(model), tasks.index(task)] = row["normalised"]
@@ -112,13 +113,19 @@ def _heat_map(protocol: str, rows: pd.DataFrame) -> Figure:
 
 
 def _radar(protocol: str, rows: pd.DataFrame, domains: Mapping[str, str]) -> Figure | None:
-    """One polygon per model over the domains that all its class's models have; None with fewer than three."""
+    """One polygon per model over the tasks that all its class's models have; None of fewer than three domains.
+
+    Where these are too few, over those of the models with most tasks: the others have no polygon.
+    """
     from matplotlib.figure import Figure
 
-    about = rows.assign(domain=[domains.get(task, "other") for task in rows["task"]])
+    of = {column: domains.get(task, "other") for column, task in zip(rows["column"], rows["task"], strict=True)}
     panels = []
-    for kind, same in about.groupby("kind", sort=False):
-        table = same.pivot_table(index="model", columns="domain", values="normalised").dropna(axis=1)
+    for kind, same in rows.groupby("kind", sort=False):
+        table = _shared(same).T.groupby(of).mean().T
+        if len(table.columns) < 3:
+            having = same.groupby("model")["column"].transform("nunique")
+            table = _shared(same[having == having.max()]).T.groupby(of).mean().T
         if len(table.columns) >= 3 and len(table) >= 1:
             order = table.mean(axis=1).sort_values(ascending=False, kind="stable").index[:MOST]
             panels.append((str(kind), table.loc[order]))
@@ -155,7 +162,7 @@ def _cost(protocol: str, rows: pd.DataFrame) -> Figure | None:
     if len(means) < 2 or means[0].tasks < 2:
         return None
     figure = Figure(figsize=(9.2, 3.9), facecolor="white", layout="constrained")
-    for number, (what, label) in enumerate((("parameters", "parameters"), ("seconds", "seconds, all tasks"))):
+    for number, (what, label) in enumerate((("parameters", "parameters"), ("seconds", "seconds over these tasks"))):
         axes = figure.add_subplot(1, 2, number + 1)
         points = [(getattr(mean, what), mean) for mean in means if getattr(mean, what)]
         for value, mean in points:
@@ -214,17 +221,31 @@ def _against_published(board: pd.DataFrame, published: pd.DataFrame) -> Figure |
 
 def _means(kind: Kind, same: pd.DataFrame) -> list[Mean]:
     """Of one class's models over the tasks that all of them have, the best of them."""
-    table = same.pivot_table(index="model", columns="task", values="normalised").dropna(axis=1)
+    table = _shared(same)
     if not len(table.columns):
         return []
     found = []
     for model in table.mean(axis=1).sort_values(ascending=False, kind="stable").index[: 2 * MOST]:
-        own = same[(same["model"] == model) & same["task"].isin(table.columns)]
+        own = same[(same["model"] == model) & same["column"].isin(table.columns)]
         numbers = {name: own[name].dropna().astype(float) for name in ("parameters", "seconds")}
         parameters = float(numbers["parameters"].max()) if len(numbers["parameters"]) else None
         seconds = float(numbers["seconds"].sum()) if len(numbers["seconds"]) == len(own) else None
         found.append(Mean(model, kind, float(table.loc[model].mean()), len(table.columns), parameters, seconds))
     return found
+
+
+def _shared(same: pd.DataFrame) -> pd.DataFrame:
+    """Normalised scores of one class's models (rows) on what all of them have (columns)."""
+    return same.pivot(index="model", columns="column", values="normalised").dropna(axis=1)
+
+
+def _columns(rows: pd.DataFrame) -> list[str]:
+    """The task of each row, with metric and data where it has several: their scores are of different things."""
+    several = rows.groupby("task")[["metric", "data"]].nunique().max(axis=1) > 1
+    return [
+        f"{task}, {metric}, {data}" if several[task] else task
+        for task, metric, data in zip(rows["task"], rows["metric"], rows["data"], strict=True)
+    ]
 
 
 def _by_mean(rows: pd.DataFrame) -> list[str]:

@@ -69,11 +69,15 @@ def overall(tables: Sequence[Table]) -> list[Overall]:
     return [one for key in found if (one := _overall(*key, found[key])) is not None]
 
 
+def bounded(metric: str) -> bool:
+    """Whether 1 is the metric's best score."""
+    known = METRICS.get(metric)
+    return known is not None and known.higher_is_better and (known.limits is None or known.limits[1] == 1)
+
+
 def normalisable(table: Table) -> bool:
     """Whether the table's metric has 1 as its best score, and chance is less."""
-    metric = METRICS.get(table.metric)
-    bounded = metric is not None and metric.higher_is_better and (metric.limits is None or metric.limits[1] == 1)
-    return bounded and (table.chance or 0.0) < 1
+    return bounded(table.metric) and (table.chance or 0.0) < 1
 
 
 def _overall(marks: Marks, protocol: str, tables: Sequence[Table]) -> Overall | None:

@@ -138,6 +138,7 @@ class _Model:
 def _table(results_dir: Path, rows: Sequence[Entry]) -> Table:
     first = rows[0].first
     metric, task = first.task["metric"], first.task["name"]
+    metrics.check_metric(task, metric, first.task["kind"])
     models, absent = _read(results_dir, rows)
     sample, scores, draws, bounds = Sample(0, 0, 0, False), np.empty(0), None, []
     if models:

@@ -57,6 +57,33 @@ def test_classes_share_no_polygon_and_no_mean(results: Path, tmp_path: Path) -> 
     assert cost.count("good") == 2
 
 
+def test_versions_of_a_tasks_data_share_no_cell(tmp_path: Path) -> None:
+    models = [Model("good", 2.5), Model("poor", 0.3)]
+    tasks = [small("esc50", 60, 5), small("esc50", 40, 5), small("cremad", 48)]
+    write_records(tmp_path, models, tasks)
+    board, _ = leaderboard(tmp_path)
+    plot_overviews(board, DOMAINS, tmp_path)
+    said = words(tmp_path / "heatmap-linear.svg")
+    assert {f"{score:.3f}" for score in board["score"]} <= set(said)
+    assert sum(text.startswith("esc50, accuracy, ") for text in said) == 2
+
+
+def test_a_polygon_is_over_tasks_that_all_of_them_have(tmp_path: Path) -> None:
+    """A model that was run on an easy task more has no better mean of that domain."""
+    models = [Model("more", 1.0), Model("less", 1.0)]
+    tasks = [small("esc50", 60, 5), small("cremad", 48), small("gtzan", 40)]
+    write_records(tmp_path, models, tasks)
+    before = plot_overviews(leaderboard(tmp_path)[0], DOMAINS, tmp_path / "before")
+    write_records(tmp_path, [Model("more", 3.0)], [small("us8k", 60)])
+    plot_overviews(leaderboard(tmp_path)[0], {**DOMAINS, "us8k": "sound"}, tmp_path / "after")
+    (radar,) = [path for path in before if path.name == "radar-linear.svg"]
+    assert (tmp_path / "after" / radar.name).read_bytes() == radar.read_bytes()
+    write_records(tmp_path, [Model("least", 3.0)], tasks[:1])
+    plot_overviews(leaderboard(tmp_path)[0], DOMAINS, tmp_path / "least")
+    assert "more" in words(tmp_path / "least" / radar.name)
+    assert "least" not in words(tmp_path / "least" / radar.name)
+
+
 def test_no_picture_of_one_task_or_too_few_domains(results: Path, tmp_path: Path) -> None:
     board, _ = leaderboard(results)
     assert plot_overviews(board[board["task"] == "esc50"], DOMAINS, tmp_path) == []
@@ -80,7 +107,8 @@ def test_a_score_counts_from_chance(score: float, chance: float | None, metric: 
 
 
 def test_what_has_no_perfect_score_has_no_place_between() -> None:
-    assert np.isnan(normalised({"score": 2.5, "chance": 0.0, "metric": "d_prime"}))
+    for metric, score in (("d_prime", 2.5), ("d_prime", 0.5), ("segment_1s_er", 0.5)):
+        assert np.isnan(normalised({"score": score, "chance": 0.0, "metric": metric}))
 
 
 def test_reliability_of_a_classifier_that_knows_what_it_knows() -> None:

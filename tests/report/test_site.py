@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
+import copy
+import errno
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from record_factory import Model, small, write_records
+from record_factory import Model, predict, small, write_records, write_result_of
 
+from aape_bench import registry
 from aape_bench.errors import StorageError, UsageError
+from aape_bench.identity import digest
 from aape_bench.progress import Silent
 from aape_bench.records import read_record
 from aape_bench.report.site import Audio, build
 from aape_bench.report.site.charts import Line, lines
+from aape_bench.report.site.content import page_name, rates
 from aape_bench.report.site.hardest import hardest
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
+PLAN = {
+    "model": "m", "preset": "p", "device": "cpu", "reference": "r",
+    "variants": [{"name": "r", "title": "as it is", "settings": {"a": 1}}],
+}  # fmt: skip
 EVIL = 'evil"><script>alert(1)</script>'
 MODELS = [
     Model("good", 2.5),
@@ -102,6 +112,14 @@ def test_text_of_others_is_text(site: Path) -> None:
     assert "evil&#34;&gt;&lt;script&gt;" in (site / "index.html").read_text("utf-8")
 
 
+def test_a_label_does_not_turn_the_text_around_it(tmp_path: Path) -> None:
+    write_records(tmp_path / "results", [Model("\u202eyako\u2066")], [small("esc50", 20, 4)])
+    build(tmp_path / "results", tmp_path / "site", Silent())
+    for path in (tmp_path / "site").rglob("*.html"):
+        assert not re.search("[\u202a-\u202e\u2066-\u2069]", path.read_text("utf-8"))
+    assert "<h1>\ufffdyako\ufffd</h1>" in next((tmp_path / "site" / "models").iterdir()).read_text("utf-8")
+
+
 def test_a_site_does_not_say_where_it_was_made(results: Path, site: Path) -> None:
     for path in site.rglob("*"):
         if path.is_file():
@@ -167,6 +185,100 @@ def test_a_lost_prediction_costs_a_matrix_and_not_the_site(results: Path, tmp_pa
     assert "Mistakes of good on esc50, linear" not in text
 
 
+def test_an_interrupted_report_can_be_made_again(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Path, target: Path) -> Path:
+        if target.name == "runs.html":
+            raise OSError(errno.ENOSPC, "full")
+        return rename(self, target)
+
+    rename = Path.replace
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", full)
+        with pytest.raises(StorageError, match="disk is full"):
+            build(results, tmp_path / "site", Silent())
+    assert (tmp_path / "site" / "index.html").is_file()
+    build(results, tmp_path / "site", Silent())
+    there = {path.relative_to(tmp_path / "site").as_posix() for path in (tmp_path / "site").rglob("*.*")}
+    assert there == {*json.loads((tmp_path / "site" / "site.json").read_text()), "site.json"}
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("plan.json", "{}"),
+        ("plan.json", json.dumps({**PLAN, "variants": [1]})),
+        ("plan.json", "[" * 100_000),
+        ("answers.csv", "claim\nx\n"),
+        ("ablation.csv", ""),
+    ],
+)
+def test_a_damaged_ablation_is_left_out_and_said(tmp_path: Path, file: str, content: str) -> None:
+    write_records(tmp_path / "results", MODELS[:1], [small("esc50", 20, 4)])
+    folder = tmp_path / "results" / "ablation" / "one"
+    (folder / "folder.svg").mkdir(parents=True)
+    (folder / "plan.json").write_text(json.dumps(PLAN))
+    build(tmp_path / "results", tmp_path / "site", Silent())
+    assert (tmp_path / "site" / "ablations" / "one.html").is_file()
+    (folder / file).write_text(content)
+    build(tmp_path / "results", tmp_path / "site", Silent())
+    assert not (tmp_path / "site" / "ablations" / "one.html").exists()
+    assert "The ablation ablation/one is left out" in (tmp_path / "site" / "index.html").read_text("utf-8")
+
+
+def test_no_two_names_share_a_page_on_a_disk_that_ignores_case() -> None:
+    names = ["encoder", "Encoder", "a/b", "a b", "a-b", page_name("a/b"), "..", "???", "", "x" * 90, "x" * 91]
+    assert page_name("encoder") == "encoder"
+    assert len({page_name(name).lower() for name in names}) == len(names)
+    assert all(re.fullmatch("[A-Za-z0-9_-]+", page_name(name)) for name in names)
+
+
+def edited(results: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Every record as if it had been written so."""
+    for path in results.glob("records/*/*/*.json"):
+        record = json.loads(path.read_text())
+        del record["seal"]
+        change(record)
+        path.write_text(json.dumps({**record, "seal": digest(record)}))
+
+
+@pytest.mark.parametrize(
+    "choices", [[{"fold": "1", "curve": [1, {"update": 1, "validation": 1e20}, {"update": 2, "validation": 1e20}]}],
+                [{"fold": "1", "tried": 5}]],
+)  # fmt: skip
+def test_odd_choices_cost_a_curve_at_most(tmp_path: Path, choices: list[Any]) -> None:
+    write_records(tmp_path / "results", MODELS[:1], [small("esc50", 20, 4)])
+    edited(tmp_path / "results", lambda record: record["protocol"].update(choices=choices))
+    assert build(tmp_path / "results", tmp_path / "site", Silent()).is_file()
+
+
+def test_a_metric_of_another_version_has_no_place_and_is_said(tmp_path: Path) -> None:
+    write_records(tmp_path / "results", MODELS[:2], [small("esc50", 20, 4)])
+    edited(tmp_path / "results", lambda record: record["task"].update(metric="new"))
+    build(tmp_path / "results", tmp_path / "site", Silent())
+    assert "no table could be made" in (tmp_path / "site" / "index.html").read_text("utf-8")
+
+
+def test_rates_are_means_of_seeds_and_a_rate_without_clips_is_left_out(tmp_path: Path) -> None:
+    one = read_record(write_records(tmp_path, [Model("m")], [small("esc50", 20, 3)])[0])
+    other = copy.deepcopy(one)
+    for record, shares in ((one, (0.25, None, 1.0)), (other, (0.75, None, 0.5))):
+        for of, rate, share in zip(record.scores["per_class"], ("10 Hz", "2.5 Hz", "5 Hz"), shares, strict=True):
+            of.update(name=rate, accuracy=share, clips=0 if share is None else 4)
+    assert rates([one, other]) == [(5.0, 0.75, 4), (10.0, 0.5, 4)]
+    one.scores["per_class"][0]["name"] = "dog"
+    assert rates([one]) == []
+
+
+def test_a_shade_says_nothing_of_a_metric_without_a_best_score(tmp_path: Path) -> None:
+    write_records(tmp_path / "results", MODELS[:1], [small("esc50", 40, 4)])
+    edited(tmp_path / "results", lambda record: record["task"].update(metric="d_prime"))
+    edited(tmp_path / "results", lambda record: record["scores"].update(chance=0.0, score=0.9))
+    build(tmp_path / "results", tmp_path / "site", Silent())
+    assert re.findall(r"--heat:([\d.]+)", (tmp_path / "site" / "index.html").read_text("utf-8")) == ["0.0"]
+
+
 def test_clips_are_shown_where_the_data_are(real_data: Path, cli: Any, tmp_path: Path) -> None:
     status, _, err = cli(
         "run", "--model", "logmel", "--task", "cremad", "--data-dir", real_data, "--cache-dir", tmp_path / "cache",
@@ -186,6 +298,16 @@ def test_clips_are_shown_where_the_data_are(real_data: Path, cli: Any, tmp_path:
     assert "https://" not in (tmp_path / "site" / "clips").name
     build(tmp_path / "results", tmp_path / "site", Silent())
     assert not list((tmp_path / "site").rglob("*.ogg"))
+
+
+def test_generated_clips_are_shown_only_where_clips_are_wanted(tmp_path: Path) -> None:
+    task = small("tremolo", 60)
+    shown = predict(MODELS[2], task, "linear")
+    ids = registry.task("tremolo").read(Path())["id"].tolist()[: len(shown.ids)]
+    write_result_of(tmp_path / "results", MODELS[2], task, replace(shown, ids=ids))
+    for audio, there in ((None, False), (Audio(tmp_path, tmp_path), True)):
+        build(tmp_path / "results", tmp_path / "site", Silent(), audio=audio)
+        assert bool(list((tmp_path / "site").rglob("*.ogg"))) == there
 
 
 def test_the_hardest_clip_is_the_one_whose_class_stands_lowest() -> None:

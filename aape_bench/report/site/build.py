@@ -24,10 +24,11 @@ from aape_bench.report.site.content import (
     curves,
     gather,
     model_page,
+    page_name,
     rates,
     task_page,
 )
-from aape_bench.storage import atomic_write, check_writable, storage_error
+from aape_bench.storage import atomic_write, check_writable, storage_error, write_text
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -43,6 +44,9 @@ JUDGES = 3
 HARD_CLIPS = 5
 #: Lines of the modulation chart at first; the others stand in its table.
 RESPONSES = charts.SERIES
+
+# Marks that turn the direction of what follows, beyond the label that they stand in.
+_TURNING = dict.fromkeys([*range(0x202A, 0x202F), *range(0x2066, 0x206A)], "\N{REPLACEMENT CHARACTER}")
 
 Files = dict[str, bytes]
 
@@ -72,16 +76,21 @@ def build(results_dir: Path, out: Path, progress: Progress, published: bool = Tr
             files[path] = part
             if path.endswith(".html"):
                 advance(1)
+    # first, so that whatever an interrupted report leaves is known as its own
+    _list(out, before | set(files))
     for path, part in files.items():
         with atomic_write(out / path) as file:
             file.write(part)
     for path in before - set(files):
         (out / path).unlink(missing_ok=True)
-    with atomic_write(out / MANIFEST) as file:
-        file.write(json.dumps(sorted(files), indent=0).encode())
+    _list(out, set(files))
     for remark in content.remarks:
         progress.say(remark)
     return out / "index.html"
+
+
+def _list(out: Path, paths: set[str]) -> None:
+    write_text(out / MANIFEST, json.dumps(sorted(paths), indent=0))
 
 
 def _earlier(out: Path) -> set[str]:
@@ -118,7 +127,7 @@ def _files(content: Content, results_dir: Path, audio: Audio | None) -> Iterator
         yield name, resources.files("aape_bench.report.site").joinpath("templates", name).read_bytes()
     yield _page(site, "index.html", "index.html", content=content, diagram_of=_diagram)
     for model in content.models:
-        pictures = {f"pictures/{model.page[7:-5]}/{path.name}": path.read_bytes() for path in model.pictures}
+        pictures = _copied(model.page, model.pictures)
         yield from pictures.items()
         yield _page(site, "model.html", model.page, model=model, charts_of=_curve_charts, pictures=list(pictures))
     for task in content.tasks:
@@ -128,12 +137,17 @@ def _files(content: Content, results_dir: Path, audio: Audio | None) -> Iterator
         matrices = {column.title: _confusion(column, predicted) for column in task.columns}
         yield _page(site, "task.html", task.page, task=task, matrices=matrices, clips=clips)
     for ablation in content.ablations:
-        drawn = {f"pictures/{ablation.page[10:-5]}/{path.name}": path.read_bytes() for path in ablation.pictures}
+        drawn = _copied(ablation.page, ablation.pictures)
         yield from drawn.items()
         yield _page(site, "ablation.html", ablation.page, ablation=ablation, pictures=list(drawn))
     yield _page(site, "modulation.html", "modulation.html", content=content, responses=list(_responses(content)))
     yield _page(site, "runs.html", "runs.html", content=content)
     yield _page(site, "about.html", "about.html", content=content)
+
+
+def _copied(page: str, pictures: Sequence[Path]) -> Files:
+    """Pictures of a page, under names that need no quoting in a link."""
+    return {f"pictures/{page[:-5]}/{page_name(path.stem)}{path.suffix}": path.read_bytes() for path in pictures}
 
 
 def _environment(content: Content) -> Environment:
@@ -145,6 +159,7 @@ def _environment(content: Content) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
+        finalize=lambda value: value.translate(_TURNING) if isinstance(value, str) else value,
     )
     site.filters |= {
         "score": lambda value: "–" if value is None else f"{value:.3f}",
@@ -245,6 +260,8 @@ def _confusion(column: Column, predicted: _Predicted) -> Mapping[str, Any] | Non
         return None
     classes, counts = confusion(found)
     title = f"{leader.model} on {leader.task}, {leader.protocol}"
+    if leader.record is not None and len(leader.records) > 1:
+        title += f", seed {leader.record.seed} of {len(leader.records)} seeds"
     small = len(classes) <= charts.CONFUSION_UP_TO
     return {
         "title": title,
@@ -261,9 +278,8 @@ def _hard_clips(task: TaskPage, predicted: _Predicted, audio: Audio | None) -> t
     judges = [(row.model, found) for row in column.rows[:JUDGES] if (found := predicted.of(row)) is not None]
     clips = hardest(judges, HARD_CLIPS)
     data: TaskData | None = None
-    if clips and task.description is not None and (audio is not None or task.description.generator is not None):
-        where = audio or Audio(Path(), Path())
-        data = data_of(task.description, where.data_dir, where.cache_dir)
+    if clips and task.description is not None and audio is not None:
+        data = data_of(task.description, audio.data_dir, audio.cache_dir)
     files: Files = {}
     shown = []
     for number, clip in enumerate(clips):
@@ -280,19 +296,21 @@ def _responses(content: Content) -> Iterator[Mapping[str, Any]]:
     """Accuracy by rate of every modulation task and protocol: a chart of the best rows, and a table of all."""
     for task in content.tasks:
         for column in task.columns:
-            found = [(row, rates(row.record)) for row in column.rows if row.record is not None]
+            found = [(row, rates(row.records)) for row in column.rows]
             found = [(row, points) for row, points in found if points]
             if not found:
                 continue
             series = [charts.Line(row.model, [(x, y) for x, y, _ in points], _wilson(points)) for row, points in found]
+            every = sorted({x for _, points in found for x, _, _ in points})
+            at_rate = [(row, {x: y for x, y, _ in points}) for row, points in found]
             title = f"{task.name}, {column.title}: accuracy by rate"
             chance = found[0][0].chance
             yield {
                 "task": task,
                 "column": column,
                 "chart": charts.lines(title, series[:RESPONSES], "rate, Hz", "accuracy", chance),
-                "rates": [x for x, _, _ in found[0][1]],
-                "rows": [(row, [y for _, y, _ in points]) for row, points in found],
+                "rates": every,
+                "rows": [(row, [known.get(x) for x in every]) for row, known in at_rate],
                 "more": len(found) > RESPONSES,
             }
 

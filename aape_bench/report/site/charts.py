@@ -43,7 +43,7 @@ def lines(title: str, series: Sequence[Line], x_label: str, y_label: str, level:
     logarithmic = xs[0] > 0 and xs[-1] / xs[0] >= 20
     across = _scale(xs[0], xs[-1], LEFT, WIDTH - RIGHT, logarithmic)
     low, high = min(ys), max(ys)
-    margin = 0.05 * (high - low) or 0.05
+    margin = 0.05 * (high - low) or 0.05 * max(1.0, abs(high))
     low, high = max(low - margin, 0.0) if low >= 0 else low - margin, high + margin
     up = _scale(low, high, HEIGHT - BOTTOM, TOP, logarithmic=False)
     parts = [_axes(across, up, _ticks_of(xs, logarithmic), _ticks(low, high), x_label, y_label)]
@@ -119,12 +119,12 @@ def critical_difference(
         height = axis + 9 + 7 * number
         ends: dict[str, Any] = {"x1": across(min(places)) - 4, "x2": across(max(places)) + 4}
         parts.append(_tag("line", **ends, y1=height, y2=height, class_="clique"))
-    for at, (name, rank) in enumerate(ranks):
+    for at, (name, mean) in enumerate(ranks):
         left = at < half
         y = bars + line * (at + 1 if left else count - at)
         side = CD_SIDE - 8 if left else WIDTH - CD_SIDE + 8
-        route = f"{across(rank):.1f},{axis} {across(rank):.1f},{y} {side},{y}"
-        parts.append(_tag("polyline", points=route, class_="lead", said=f"{name}: mean rank {rank:.2f}"))
+        route = f"{across(mean):.1f},{axis} {across(mean):.1f},{y} {side},{y}"
+        parts.append(_tag("polyline", points=route, class_="lead", said=f"{name}: mean rank {mean:.2f}"))
         parts.append(_text(side + (-4 if left else 4), y + 4, _shortened(name), "end" if left else "start"))
     return _svg(title, WIDTH, bars + line * (half + 1), parts, "chart")
 

@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,7 +18,7 @@ from aape_bench.leaderboard import Entry, board_of, entries, with_published
 from aape_bench.metrics import lower_is_better
 from aape_bench.records import Record
 from aape_bench.standings.differences import Place
-from aape_bench.standings.overall import Overall, overall
+from aape_bench.standings.overall import Overall, bounded, overall
 from aape_bench.standings.tables import tables_of_entries
 from aape_bench.storage import safe_name
 
@@ -35,6 +35,9 @@ STATES: Mapping[State, str] = {
     "overlap": "pre-training overlap",
     "published": "published by others",
 }
+#: Columns of the tables of an ablation that its page shows.
+_ANSWERS = ("claim", "verdict", "ahead", "of", "endpoint", "tasks", "difference", "low", "high", "seeds", "reason")
+_TABLE = ("part", "task", "variant", "mean", "difference", "low", "high", "p_holm", "partial", "overlap")
 DOMAINS = ("sound", "speech", "music", "modulation", "other")
 
 Number = float | None
@@ -44,8 +47,9 @@ Number = float | None
 class Row:
     """One row of the leaderboard.
 
-    states: all that apply, "clean" alone or the others. caveats: the same in words. rank: among clean rows of the same
-    task, protocol and data. place: among the rows of its own class, with the ranks that it may have.
+    records: of its seeds, rising; path: of the first. states: all that apply, "clean" alone or the others. caveats: the
+    same in words. rank: among clean rows of the same task, protocol and data. place: among the rows of its own class,
+    with the ranks that it may have.
     """
 
     model: str
@@ -70,8 +74,13 @@ class Row:
     seconds: Number
     weights: str
     source: str
-    record: Record | None
+    records: tuple[Record, ...]
     path: str
+
+    @property
+    def record(self) -> Record | None:
+        """Of the lowest seed; None of published rows."""
+        return self.records[0] if self.records else None
 
     @property
     def ours(self) -> bool:
@@ -242,7 +251,9 @@ def task_page(name: str) -> str:
 def page_name(name: str) -> str:
     """Part of a file name that needs no quoting in a link; different names never share one."""
     plain = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")[:60]
-    return plain if plain == name else f"{plain}-{digest(name)[:8]}"
+    # names that differ in case are one file on some disks, and one that looks hashed may be that of another
+    own = plain and plain == name.lower() == name and not re.search("-[0-9a-f]{8}$", name)
+    return plain if own else f"{plain}-{digest(name)[:8]}"
 
 
 def curves(record: Record) -> list[Curve]:
@@ -250,12 +261,11 @@ def curves(record: Record) -> list[Curve]:
     found = []
     for choice in record.protocol["choices"]:
         name = f"fold {choice.get('fold', '?')}"
-        if isinstance(steps := choice.get("curve"), list):
-            points = [(one.get("update"), one.get("validation")) for one in steps]
-        else:
-            tried = [one for one in choice.get("tried", []) if isinstance(one, dict)]
-            varied = curve_axis(record)
-            points = [(one.get(varied), one.get("validation")) for one in tried] if varied else []
+        varied = curve_axis(record)
+        steps = _objects(choice.get("curve" if varied == "update" else "tried"))
+        points: list[tuple[Any, Any]] = []
+        if varied:
+            points = [(one.get(varied), one.get("validation")) for one in steps]
         numbers = [(float(x), float(y)) for x, y in points if _is_number(x) and _is_number(y)]
         if len(numbers) > 1:
             found.append(Curve(name, tuple(numbers)))
@@ -267,34 +277,45 @@ def curve_axis(record: Record) -> str:
     for choice in record.protocol["choices"]:
         if isinstance(choice.get("curve"), list):
             return "update"
-        for one in choice.get("tried", []):
-            if isinstance(one, dict):
-                return next((name for name in ("C", "k") if name in one), "")
+        for one in _objects(choice.get("tried")):
+            return next((name for name in ("C", "k") if name in one), "")
     return ""
 
 
-def rates(record: Record) -> list[tuple[float, float, int]]:
-    """(rate in Hz, accuracy, clips) by class, of tasks whose classes are rates; rising. Empty for others."""
-    found = []
-    for one in record.scores["per_class"]:
+def rates(records: Sequence[Record]) -> list[tuple[float, float, int]]:
+    """(rate in Hz, accuracy, clips) by class, of tasks whose classes are rates; rising. Empty for others.
+
+    The mean over records (seeds); classes without test clips are left out.
+    """
+    found: dict[float, list[tuple[float, int]]] = {}
+    for one in (of_class for record in records for of_class in record.scores["per_class"]):
         hertz = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) Hz", str(one["name"]))
-        if hertz is None or not _is_number(one["accuracy"]):
+        if hertz is None:
             return []
-        found.append((float(hertz[1]), float(one["accuracy"]), int(one["clips"])))
-    return sorted(found)
+        if one["clips"] and _is_number(one["accuracy"]):
+            found.setdefault(float(hertz[1]), []).append((float(one["accuracy"]), int(one["clips"])))
+    return [
+        (rate, sum(share for share, _ in of) / len(of), min(clips for _, clips in of))
+        for rate, of in sorted(found.items())
+    ]
+
+
+def _objects(value: object) -> list[dict[str, Any]]:
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
 
 
 def _cell(row: Row) -> Cell:
     heat = 0.0
-    if row.score is not None and row.chance is not None and row.chance < 1 and not lower_is_better(row.metric):
-        heat = min(1.0, max(0.0, (row.score - row.chance) / (1 - row.chance)))
+    chance = row.chance or 0.0
+    if row.score is not None and chance < 1 and bounded(row.metric):
+        heat = min(1.0, max(0.0, (row.score - chance) / (1 - chance)))
     marks = {"partial": "*", "random": "r", "overlap": "o"}
     return Cell(row, round(heat, 3), row.rank == 1, "".join(marks.get(state, "") for state in row.states))
 
 
-def _records(every: Iterable[Entry]) -> dict[str, Record]:
-    """By path, those that rows of the leaderboard name."""
-    return {path: record for entry in every for path, record in entry.seeds.values()}
+def _records(every: Iterable[Entry]) -> dict[str, tuple[Record, ...]]:
+    """Those of every row of the leaderboard, by the path that it names."""
+    return {next(iter(entry.seeds.values()))[0]: tuple(entry.records) for entry in every}
 
 
 def _domains(tasks: Iterable[str]) -> dict[str, str]:
@@ -310,7 +331,7 @@ def _installed_task(name: str) -> Task | None:
 
 def _row(
     cells: Mapping[Any, Any],
-    records: Mapping[str, Record],
+    records: Mapping[str, tuple[Record, ...]],
     domains: Mapping[str, str],
     places: Mapping[tuple[str, ...], Place],
 ) -> Row:
@@ -348,7 +369,7 @@ def _row(
         seconds=_number(cells["seconds"]),
         weights=weights,
         source=str(cells["source"]),
-        record=records.get(_text(cells["record"])),
+        records=records.get(_text(cells["record"]), ()),
         path=_text(cells["record"]),
     )
 
@@ -361,6 +382,7 @@ def _model(label: str, rows: Sequence[Row], results_dir: Path) -> ModelPage:
     except BenchError:
         plugin = None
     pictures = tuple(sorted((results_dir / "inspect" / safe_name(label)).glob("*.svg")))
+    pictures = tuple(path for path in pictures if path.is_file())
     return ModelPage(label, model_page(label), own, plugin, record, pictures)
 
 
@@ -393,25 +415,39 @@ def _merit(row: Row) -> float:
 def _ablations(results_dir: Path, remarks: list[str]) -> Iterable[Ablation]:
     for folder in sorted(path.parent for path in (results_dir / "ablation").glob("*/plan.json")):
         try:
-            plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
-            answers, table = (_rows_of(file) for file in (folder / "answers.csv", folder / "ablation.csv"))
-            if not isinstance(plan, dict):
-                raise ValueError("plan.json holds no plan")
-        except (OSError, ValueError) as error:
+            plan = _plan(folder / "plan.json")
+            answers, table = _rows_of(folder / "answers.csv", _ANSWERS), _rows_of(folder / "ablation.csv", _TABLE)
+        except (OSError, ValueError, RecursionError) as error:
             remarks.append(f"The ablation {folder} is left out ({type(error).__name__}: {error}).")
             continue
-        pictures = tuple(sorted(folder.glob("*.svg")))
+        pictures = tuple(sorted(path for path in folder.glob("*.svg") if path.is_file()))
         name = folder.name
         yield Ablation(name, f"ablations/{page_name(name)}.html", plan, answers, table, pictures)
 
 
-def _rows_of(file: Path) -> tuple[dict[str, str], ...]:
-    """The rows of a CSV file as text; none where there is no file."""
+def _plan(file: Path) -> dict[str, Any]:
+    """Raises ValueError where the file has not what a page shows of a plan."""
+    plan = json.loads(file.read_text(encoding="utf-8"))
+    variants = plan.get("variants") if isinstance(plan, dict) else None
+    if (
+        not isinstance(variants, list)
+        or not plan.keys() >= {"model", "preset", "device", "reference"}
+        or any(not {"name", "title"} <= one.keys() for one in _objects(variants))
+        or not all(isinstance(one, dict) and isinstance(one.get("settings"), dict) for one in variants)
+    ):
+        raise ValueError("plan.json holds no plan")
+    return dict(plan)
+
+
+def _rows_of(file: Path, columns: Collection[str]) -> tuple[dict[str, str], ...]:
+    """The rows of a CSV file as text; none where there is no file. Raises ValueError where it lacks columns."""
     import pandas as pd
 
-    if not file.is_file():
+    if not file.exists():
         return ()
-    table = pd.read_csv(file, dtype=str, keep_default_na=False)
+    table = pd.read_csv(file, dtype=str, keep_default_na=False).fillna("")
+    if missing := [name for name in columns if name not in table]:
+        raise ValueError(f"{file.name} has no column {missing[0]}")
     return tuple({str(name): text for name, text in row.items()} for row in table.to_dict("records"))
 
 
