@@ -24,8 +24,9 @@ from aape_bench.progress import Silent
 from aape_bench.records import read_record
 from aape_bench.report.site import Audio, build
 from aape_bench.report.site.charts import Line, lines
-from aape_bench.report.site.content import page_name, rates
 from aape_bench.report.site.hardest import hardest
+from aape_bench.report.site.names import page_name
+from aape_bench.report.site.on_the_way import rates
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

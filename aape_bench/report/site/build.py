@@ -14,20 +14,9 @@ from aape_bench.metrics import confusion
 from aape_bench.progress import Progress
 from aape_bench.records import predictions_of
 from aape_bench.report.site import charts
-from aape_bench.report.site.content import (
-    STATES,
-    Column,
-    Content,
-    Row,
-    TaskPage,
-    curve_axis,
-    curves,
-    gather,
-    model_page,
-    page_name,
-    rates,
-    task_page,
-)
+from aape_bench.report.site.content import STATES, Column, Content, Row, TaskPage, gather
+from aape_bench.report.site.names import model_page, page_name, task_page
+from aape_bench.report.site.on_the_way import curve_axis, curves, rates
 from aape_bench.storage import atomic_write, check_writable, storage_error, write_text
 
 if TYPE_CHECKING:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from aape_bench import registry
 from aape_bench.errors import BenchError, UsageError
-from aape_bench.identity import digest
 from aape_bench.leaderboard import Entry, board_of, entries, with_published
 from aape_bench.metrics import lower_is_better
 from aape_bench.records import Record
+from aape_bench.report.site.ablations import Ablation, ablations_of
+from aape_bench.report.site.names import model_page, task_page
 from aape_bench.standings.differences import Place
 from aape_bench.standings.overall import Overall, bounded, overall
 from aape_bench.standings.tables import tables_of_entries
@@ -35,9 +35,6 @@ STATES: Mapping[State, str] = {
     "overlap": "pre-training overlap",
     "published": "published by others",
 }
-#: Columns of the tables of an ablation that its page shows.
-_ANSWERS = ("claim", "verdict", "ahead", "of", "endpoint", "tasks", "difference", "low", "high", "seeds", "reason")
-_TABLE = ("part", "task", "variant", "mean", "difference", "low", "high", "p_holm", "partial", "overlap")
 DOMAINS = ("sound", "speech", "music", "modulation", "other")
 
 Number = float | None
@@ -94,14 +91,6 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Curve:
-    """Values over steps, of one fold or seed. points: (x, y) in order."""
-
-    name: str
-    points: tuple[tuple[float, float], ...]
-
-
-@dataclass(frozen=True)
 class ModelPage:
     """One model label. plugin: where its family is installed here. pictures: of its inspection, if there are any."""
 
@@ -138,18 +127,6 @@ class TaskPage:
     domain: str
     description: Task | None
     columns: tuple[Column, ...]
-
-
-@dataclass(frozen=True)
-class Ablation:
-    """One ablation folder. answers: rows of answers.csv; pictures: what was drawn of it."""
-
-    name: str
-    page: str
-    plan: Mapping[str, Any]
-    answers: tuple[Mapping[str, str], ...]
-    table: tuple[Mapping[str, str], ...]
-    pictures: tuple[Path, ...]
 
 
 @dataclass(frozen=True)
@@ -232,76 +209,10 @@ def gather(results_dir: Path, published: bool) -> Content:
     rows = tuple(_row(cells, records, domains, places) for cells in whole.to_dict("records"))
     models = tuple(_model(label, rows, results_dir) for label in dict.fromkeys(r.model for r in rows if r.ours))
     tasks = tuple(_task(name, rows) for name in dict.fromkeys(row.task for row in rows if row.ours))
-    ablations = tuple(_ablations(results_dir, remarks))
+    ablations = tuple(ablations_of(results_dir, remarks))
     # a site is passed on: it says nothing of where it was made
     shown = tuple(remark.replace(f"{results_dir}/", "") for remark in remarks)
     return Content(rows, models, tasks, ablations, tuple(overall(tables)), shown)
-
-
-def model_page(label: str) -> str:
-    """File of a model's page, relative to the site."""
-    return f"models/{page_name(label)}.html"
-
-
-def task_page(name: str) -> str:
-    """File of a task's page, relative to the site."""
-    return f"tasks/{page_name(name)}.html"
-
-
-def page_name(name: str) -> str:
-    """Part of a file name that needs no quoting in a link; different names never share one."""
-    plain = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")[:60]
-    # names that differ in case are one file on some disks, and one that looks hashed may be that of another
-    own = plain and plain == name.lower() == name and not re.search("-[0-9a-f]{8}$", name)
-    return plain if own else f"{plain}-{digest(name)[:8]}"
-
-
-def curves(record: Record) -> list[Curve]:
-    """What the protocol saw on validation: scores by update of fine-tuning, or by strength, neighbours, ..."""
-    found = []
-    for choice in record.protocol["choices"]:
-        name = f"fold {choice.get('fold', '?')}"
-        varied = curve_axis(record)
-        steps = _objects(choice.get("curve" if varied == "update" else "tried"))
-        points: list[tuple[Any, Any]] = []
-        if varied:
-            points = [(one.get(varied), one.get("validation")) for one in steps]
-        numbers = [(float(x), float(y)) for x, y in points if _is_number(x) and _is_number(y)]
-        if len(numbers) > 1:
-            found.append(Curve(name, tuple(numbers)))
-    return found
-
-
-def curve_axis(record: Record) -> str:
-    """What `curves` run over: "update" of a fine-tuning, else the one setting that was tried; "" without any."""
-    for choice in record.protocol["choices"]:
-        if isinstance(choice.get("curve"), list):
-            return "update"
-        for one in _objects(choice.get("tried")):
-            return next((name for name in ("C", "k") if name in one), "")
-    return ""
-
-
-def rates(records: Sequence[Record]) -> list[tuple[float, float, int]]:
-    """(rate in Hz, accuracy, clips) by class, of tasks whose classes are rates; rising. Empty for others.
-
-    The mean over records (seeds); classes without test clips are left out.
-    """
-    found: dict[float, list[tuple[float, int]]] = {}
-    for one in (of_class for record in records for of_class in record.scores["per_class"]):
-        hertz = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) Hz", str(one["name"]))
-        if hertz is None:
-            return []
-        if one["clips"] and _is_number(one["accuracy"]):
-            found.setdefault(float(hertz[1]), []).append((float(one["accuracy"]), int(one["clips"])))
-    return [
-        (rate, sum(share for share, _ in of) / len(of), min(clips for _, clips in of))
-        for rate, of in sorted(found.items())
-    ]
-
-
-def _objects(value: object) -> list[dict[str, Any]]:
-    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
 
 
 def _cell(row: Row) -> Cell:
@@ -410,49 +321,6 @@ def _merit(row: Row) -> float:
     if row.score is None:
         return -math.inf
     return -row.score if lower_is_better(row.metric) else row.score
-
-
-def _ablations(results_dir: Path, remarks: list[str]) -> Iterable[Ablation]:
-    for folder in sorted(path.parent for path in (results_dir / "ablation").glob("*/plan.json")):
-        try:
-            plan = _plan(folder / "plan.json")
-            answers, table = _rows_of(folder / "answers.csv", _ANSWERS), _rows_of(folder / "ablation.csv", _TABLE)
-        except (OSError, ValueError, RecursionError) as error:
-            remarks.append(f"The ablation {folder} is left out ({type(error).__name__}: {error}).")
-            continue
-        pictures = tuple(sorted(path for path in folder.glob("*.svg") if path.is_file()))
-        name = folder.name
-        yield Ablation(name, f"ablations/{page_name(name)}.html", plan, answers, table, pictures)
-
-
-def _plan(file: Path) -> dict[str, Any]:
-    """Raises ValueError where the file has not what a page shows of a plan."""
-    plan = json.loads(file.read_text(encoding="utf-8"))
-    variants = plan.get("variants") if isinstance(plan, dict) else None
-    if (
-        not isinstance(variants, list)
-        or not plan.keys() >= {"model", "preset", "device", "reference"}
-        or any(not {"name", "title"} <= one.keys() for one in _objects(variants))
-        or not all(isinstance(one, dict) and isinstance(one.get("settings"), dict) for one in variants)
-    ):
-        raise ValueError("plan.json holds no plan")
-    return dict(plan)
-
-
-def _rows_of(file: Path, columns: Collection[str]) -> tuple[dict[str, str], ...]:
-    """The rows of a CSV file as text; none where there is no file. Raises ValueError where it lacks columns."""
-    import pandas as pd
-
-    if not file.exists():
-        return ()
-    table = pd.read_csv(file, dtype=str, keep_default_na=False).fillna("")
-    if missing := [name for name in columns if name not in table]:
-        raise ValueError(f"{file.name} has no column {missing[0]}")
-    return tuple({str(name): text for name, text in row.items()} for row in table.to_dict("records"))
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _number(value: Any) -> Number:
