@@ -84,8 +84,9 @@ def _esc50(quick: bool) -> list[Row]:
     what = f"{rows} x {dimensions}, {classes} classes, 5 folds, 8 strengths"
     for threads, cost in zip((f"{threads_allowed()}", "one"), costs[1:], strict=True):
         note = f"theirs: a plain loop of LogisticRegression, BLAS threads: {threads}"
-        found.append(_row("esc50", f"{what}: wall", costs[0], cost, lambda one: one.wall, "s", note))
-        found.append(_row("esc50", f"{what}: CPU", costs[0], cost, lambda one: one.cpu, "s", note))
+        beside = f"loop with {threads} BLAS thread(s)"
+        found.append(_row("esc50", f"{what}: wall, {beside}", costs[0], cost, lambda one: one.wall, "s", note))
+        found.append(_row("esc50", f"{what}: CPU, {beside}", costs[0], cost, lambda one: one.cpu, "s", note))
     return [*found, compared("linear_probe.esc50", f"{what}: accuracy", accuracy["ours"], accuracy["theirs"], "")]
 
 
