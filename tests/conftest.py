@@ -17,6 +17,10 @@ import soundfile
 # `python -m pytest` puts the checkout on the path, whose bare folders would hide the installed package
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parents[1]]
 
+# a shell's background jobs ignore Ctrl-C, and so would what the tests send it to
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
