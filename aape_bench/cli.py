@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from aape_bench import (
     cli_standings,
     cli_validate,
     console,
+    process,
 )
 from aape_bench.cli_commands import Commands
 from aape_bench.cli_options import (
@@ -168,8 +168,7 @@ def run(
     from aape_bench.fitting.together import follow, together
     from aape_bench.settings import split_assignments
 
-    # before OpenMP is loaded: threads that wait for work by spinning take the processors from those that decode
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    process.wait_briefly()
     workers = parse_executor(executor, address)
     team = together(devices, device)
     if team is not None and workers.spreads:
@@ -339,6 +338,7 @@ def _seconds(task: Task) -> str:
 
 def main() -> None:
     """Entry point of the command `aape-bench`."""
+    process.keep_freed_memory()
     for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup, and jobs in the background, stay as they were
             signal.signal(number, _stop)

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from aape_bench import process
 from aape_bench.errors import BenchError, UsageError
 from aape_bench.executor import SECONDS_TO_STOP, THREADS, Answer, Done, Executor, Needs, answer, understood
 from aape_bench.fitting.signals import Signals
@@ -318,6 +319,7 @@ def _there(said: Queue, index: int, path: Sequence[str], given: bytes) -> Answer
     """A task's whole life, in a process of Ray's."""
     sys.path += [one for one in path if one not in sys.path]
     os.environ.update(dict.fromkeys(THREADS, "1"))
+    process.keep_freed_memory()
     from threadpoolctl import threadpool_limits
 
     relay = _Relay(said, index)

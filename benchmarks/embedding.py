@@ -30,6 +30,8 @@ from typing import Any
 import numpy as np
 from common import Cost, Row, alternating, command, compared, table
 
+from aape_bench.process import keep_freed_memory, wait_briefly
+
 CLIPS, QUICK_CLIPS = 2000, 100
 RUNS, QUICK_RUNS = 5, 1
 SECONDS = 5
@@ -45,6 +47,8 @@ def main() -> None:
     given = parser.parse_args()
     if given.one:
         what, task, out = given.one
+        keep_freed_memory()  # as the command does; the parts alone, too
+        wait_briefly()
         found = plain(Path(task), what) if what in PARTS else ours(Path(task), what, Path(out).parent)
         Path(out).write_text(json.dumps(found))
     else:
@@ -108,7 +112,7 @@ class Child:
 
     def __init__(self, work: Path, what: str, task: Path, environment: dict[str, str] | None = None) -> None:
         self.work, self.what, self.task = work, what, task
-        self.environment = {"OMP_WAIT_POLICY": "passive", **(environment or {})}
+        self.environment = environment or {}
         self.said: list[dict[str, float]] = []
 
     def __call__(self) -> Cost:

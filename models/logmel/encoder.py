@@ -28,8 +28,10 @@ class LogMelStatistics(Encoder):
         log_mel, frames = self.log_mel(audio, lengths)
         values, count = log_mel.double(), frames[:, None].double()
         mean = values.sum(dim=1) / count  # frames past the end are 0
-        deviation = (values - mean[:, None]).masked_fill(_past_end(log_mel, frames)[..., None], 0.0)
-        variance = deviation.square().sum(dim=1) / count
+        deviation = values.sub_(mean[:, None])  # in place, here and below: no second array in float64
+        if bool((frames < log_mel.shape[1]).any()):
+            deviation.masked_fill_(_past_end(log_mel, frames)[..., None], 0.0)
+        variance = deviation.square_().sum(dim=1) / count
         return torch.cat([mean, variance.sqrt()], dim=1).float()
 
     def timestamp_embeddings(self, audio: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
