@@ -20,6 +20,7 @@ import gzip
 import io
 import json
 import re
+import warnings
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -168,8 +169,7 @@ def _long_cells() -> Iterator[None]:
 
 
 def _parse(text: io.TextIOBase, with_scores: bool) -> Predictions:
-    rows = csv.reader(text, strict=True)
-    names = next(rows, [])
+    names = next(csv.reader(text, strict=True), [])
     first_score = next((at for at, name in enumerate(names) if name.startswith("score:")), len(names))
     value_names = [name.removeprefix("value:") for name in names[len(_FIXED) : first_score]]
     classes = [name.removeprefix("score:") for name in names[first_score:]]
@@ -177,14 +177,15 @@ def _parse(text: io.TextIOBase, with_scores: bool) -> Predictions:
         raise ValueError("its columns are not those of predictions")
     heads: list[list[str]] = []
     values: list[list[float]] = []
-    scores: list[npt.NDArray[np.float32]] = []
-    for row in rows:
-        if len(row) != len(names):
-            raise ValueError(f"row {len(heads) + 1} has {len(row)} cells, not {len(names)}")
-        heads.append(row[: len(_FIXED)])
-        values.append([float(value) for value in row[len(_FIXED) : first_score]])
-        if with_scores and any(row[first_score:]):
-            scores.append(np.fromiter(map(float, row[first_score:]), np.float32, len(classes)))
+
+    def scores_of_rows() -> Iterator[str]:
+        for cells, scores in _rows(text, first_score, len(names)):
+            heads.append(cells[: len(_FIXED)])
+            values.append([float(value) for value in cells[len(_FIXED) :]])
+            if with_scores and scores.strip(","):
+                yield scores
+
+    scores = _numbers(scores_of_rows(), len(classes))
     if not heads:
         raise ValueError("it has no rows")
     repeats = int(heads[-1][3]) + 1
@@ -199,7 +200,7 @@ def _parse(text: io.TextIOBase, with_scores: bool) -> Predictions:
     known = cast(Kind, kind)
     decided = [_unlabel(known, head[6]) for head in heads] if kind != "multilabel" else []
     columns = np.array(values[:clips], dtype=float).reshape(clips, len(value_names))
-    scored = bool(scores) or (with_scores and kind != "event" and not classes)
+    scored = len(scores) > 0 or (with_scores and kind != "event" and not classes)
     return Predictions(
         kind=known,
         ids=[head[0] for head in heads[:clips]],
@@ -207,10 +208,39 @@ def _parse(text: io.TextIOBase, with_scores: bool) -> Predictions:
         groups=[head[2] or None for head in heads[:clips]],
         truth=[_unlabel(known, head[5]) for head in heads[:clips]],
         classes=classes,
-        scores=np.array(scores, np.float32).reshape(repeats, clips, len(classes)) if scored else None,
+        scores=scores.reshape(repeats, clips, len(classes)) if scored else None,
         decided=[decided[start : start + clips] for start in range(0, len(decided), clips)],
         values={name: columns[:, at].copy() for at, name in enumerate(value_names)},
     )
+
+
+def _rows(text: io.TextIOBase, first_score: int, columns: int) -> Iterator[tuple[list[str], str]]:
+    """Every row's cells before its scores, and the scores as they stand there: a CSV reader is for the few quoted."""
+    lines = iter(text)
+    for number, line in enumerate(lines, 1):
+        while line.count('"') % 2 and (more := next(lines, "")):  # a cell goes on in the next line
+            line += more
+        line = line.removesuffix("\n").removesuffix("\r")
+        quoted = line.rfind('"') + 1
+        cells = next(csv.reader([line[:quoted]], strict=True)) if quoted else []
+        rest = line[quoted:]
+        if quoted and rest and not rest.startswith(","):
+            raise ValueError(f"row {number} goes on behind a quote")
+        if not quoted or rest:
+            cells += rest.removeprefix("," if quoted else "").split(",", first_score - len(cells))
+        cells, scores = cells[:first_score], cells[first_score:]
+        found = len(cells) + sum(part.count(",") + 1 for part in scores)
+        if found != columns:
+            raise ValueError(f"row {number} has {found} cells, not {columns}")
+        yield cells, ",".join(scores)
+
+
+def _numbers(rows: Iterator[str], columns: int) -> npt.NDArray[np.float32]:
+    """(rows, columns), whatever their number."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "loadtxt: input contained no data", UserWarning)
+        table = np.loadtxt(rows, np.float32, comments=None, delimiter=",", ndmin=2)
+    return table if table.size else np.empty((0, columns), np.float32)
 
 
 def _unlabel(kind: Kind, text: str) -> Any:

@@ -38,6 +38,23 @@ def test_rankings_equal_scikit_learn_with_sample_weights(levels: int) -> None:
             assert auroc[at, draw] == pytest.approx(expected, abs=1e-12)
 
 
+def test_classes_of_many_and_of_few_positives_side_by_side_equal_scikit_learn() -> None:
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    rng = np.random.default_rng(3)
+    share = np.array([0.9, 0.01, 0.02, 0.5, *[0.005] * 30, 0.3, 0.0, 1.0])
+    truth = rng.random((700, len(share))) < share
+    scores = (np.round(rng.standard_normal(truth.shape), 1) + truth).astype(np.float32)
+    ranking = Ranking(truth, scores)
+    figures = ranking(np.ones((700, 1), np.float32))
+    expected = [
+        [of(truth[:, at], scores[:, at]) for at in ranking.counted] for of in (average_precision_score, roc_auc_score)
+    ]
+    np.testing.assert_allclose(figures[:, :, 0], expected, atol=1e-12)
+    assert {0, 1, 3, 34} <= set(ranking.counted.tolist())
+    assert not {35, 36} & set(ranking.counted.tolist())
+
+
 def test_a_ranking_by_hand() -> None:
     # scores 3, 2, 2, 1, 0; positives at 3 and, tied with a negative, at 2
     truth = np.array([[1], [1], [0], [0], [0]], bool)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import gzip
 import io
@@ -143,6 +144,24 @@ def test_rows_that_do_not_fit_are_told(tmp_path: Path, old: str, new: str) -> No
     text = gzip.decompress(path.read_bytes()).decode()
     assert old in text
     path.write_bytes(gzip.compress(text.replace(old, new, 1).encode()))
+    with pytest.raises(StorageError, match="cannot be read"):
+        read(path)
+
+
+def test_another_program_s_line_ends_and_quotes_are_read(tmp_path: Path) -> None:
+    path, one = tmp_path / "p.csv.gz", scored(clips=8, repeats=2)
+    write(path, one)
+    rows = list(csv.reader(gzip.decompress(path.read_bytes()).decode().splitlines()))
+    with gzip.open(path, "wt", newline="") as file:
+        csv.writer(file, quoting=csv.QUOTE_ALL, lineterminator="\r\n").writerows(rows)
+    assert_equal(read(path), one)
+
+
+@pytest.mark.parametrize("more", [",", ",1", '"x'])
+def test_a_cell_too_many_is_told_where_there_are_no_scores(tmp_path: Path, more: str) -> None:
+    path, event = tmp_path / "p.csv.gz", (("a", 0.0, 1.0),)
+    write(path, Predictions("event", ["x"], np.array(["test"]), [None], [event], [], None, [[event]]))
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()).rstrip() + more.encode() + b"\n"))
     with pytest.raises(StorageError, match="cannot be read"):
         read(path)
 
