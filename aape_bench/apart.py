@@ -8,21 +8,24 @@ leaves there what it made. What is embedded for several protocols or tasks is em
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from aape_bench import escapes, planning, selection
 from aape_bench.addresses import entry_of
 from aape_bench.cache import EmbeddingEntry
 from aape_bench.clip_table import rotations
-from aape_bench.errors import BenchError, StorageError
+from aape_bench.errors import BenchError, StorageError, raise_all
 from aape_bench.executor import Executor, Needs
+from aape_bench.passes import in_one_pass
 from aape_bench.probes import probe_of
 from aape_bench.progress import Progress
 from aape_bench.storage import safe_name
 from aape_bench.task import Task
+
+_Part = TypeVar("_Part")
 
 #: Pieces of embedding for each process, so that none waits long for the last ones.
 _PIECES = 4
@@ -65,10 +68,11 @@ class Words:
 
 @dataclass(frozen=True)
 class Embedding:
-    """Some shards of a job's embeddings."""
+    """Some shards of a job's embeddings, and of those that come of the same pass."""
 
     of: Words
     shards: tuple[int, ...]
+    beside: tuple[Words, ...] = ()
 
     @property
     def needs(self) -> Needs:
@@ -76,10 +80,16 @@ class Embedding:
         return Needs(gpus=int(self.of.options.device == "cuda"), memory=2 << 30)
 
     def do(self, progress: Progress) -> None:
-        """Compute them into the cache."""
+        """Compute them into the cache. Raises what failed, after the others were done."""
         from aape_bench.frozen import embed_shards
 
-        embed_shards(self.of.job(), self.of.options, progress, self.shards)
+        job = self.of.job()
+        others = [replace(words.job(), data=job.data) for words in self.beside]
+
+        def embed(at: int) -> None:  # those that came with an earlier one are passed over
+            embed_shards([job, *others][at], self.of.options, progress, self.shards, others[at:])
+
+        _each(embed, range(1 + len(others)))
 
 
 @dataclass(frozen=True)
@@ -118,19 +128,27 @@ class Probing:
         return Needs(gpus=int(gpus), memory=(1 << 30) + 5 * self.embeddings)
 
     def do(self, progress: Progress) -> None:
-        """Fit them into the jobs' folders. Raises the first failure, after the others were done."""
+        """Fit them into the jobs' folders. Raises what failed, after the others were done."""
         from aape_bench.frozen import fit_folds
 
-        failures = []
-        for words, folds in self.of:
-            try:
-                fit_folds(words.job(), words.options, progress, folds)
-            except StorageError:
-                raise
-            except BenchError as error:
-                failures.append(error)
-        if failures:
-            raise failures[0]
+        def fit(part: tuple[Words, tuple[str, ...]]) -> None:
+            words, folds = part
+            fit_folds(words.job(), words.options, progress, folds)
+
+        _each(fit, self.of)
+
+
+def _each(work: Callable[[_Part], None], parts: Iterable[_Part]) -> None:
+    """Do every part; raises what failed after the others were done, at once where the disk fails."""
+    failures = []
+    for part in parts:
+        try:
+            work(part)
+        except StorageError:
+            raise
+        except BenchError as error:
+            failures.append(error)
+    raise_all(failures)
 
 
 @dataclass(frozen=True)
@@ -220,22 +238,41 @@ def _embeddings(jobs: Mapping[int, planning.Job], options: planning.Options, exe
     """Pieces of every entry of the cache that is missing, in the jobs' order."""
     entries, waiting = dict[str, EmbeddingEntry](), dict[str, list[int]]()
     for place, job in jobs.items():
-        entry = entry_of(job.model, job.data, job.protocol, job.data.fingerprints(), options)
+        entry = _entry(job, options)
         entries.setdefault(entry.address, entry)
         waiting.setdefault(entry.address, []).append(place)
     missing = {address: shards for address, entry in entries.items() if (shards := entry.missing())}
-    if not missing:
+    # what comes of one pass is done together: the addresses of each
+    passes: list[list[str]] = []
+    for address in missing:
+        if any(address in together for together in passes):
+            continue
+        later = (jobs[waiting[other][0]] for other in missing)
+        others = in_one_pass(jobs[waiting[address][0]], later, options)
+        passes.append([address, *(_entry(one, options).address for one in others)])
+    if not passes:
         return []
-    size = math.ceil(sum(map(len, missing.values())) / (_PIECES * executor.processes))
+    size = math.ceil(sum(len(missing[address]) for address, *_ in passes) / (_PIECES * executor.processes))
 
-    def sent(address: str, at: int) -> _Sent:
-        job, entry, shards = jobs[waiting[address][0]], entries[address], missing[address]
+    def sent(together: Sequence[str], at: int) -> _Sent:
+        shards = missing[together[0]]
         some = tuple(shards[at : at + size])
         number = "" if len(some) == len(shards) else f" {at // size + 1} of {math.ceil(len(shards) / size)}"
-        left = dict.fromkeys(waiting[address], lambda: not set(some).isdisjoint(entry.missing()))
-        return _Sent(Embedding(_words(job, options), some), f"{job.name}, embedding{number}", left, [entry.folder])
+        first, *others = (_words(jobs[waiting[address][0]], options) for address in together)
 
-    return [sent(address, at) for address, shards in missing.items() for at in range(0, len(shards), size)]
+        def left(entry: EmbeddingEntry) -> Callable[[], bool]:
+            return lambda: not set(some).isdisjoint(entry.missing())
+
+        waits = {place: left(entries[address]) for address in together for place in waiting[address]}
+        name = f"{jobs[waiting[together[0]][0]].name}, embedding{number}"
+        folders = [entries[address].folder for address in together]
+        return _Sent(Embedding(first, some, tuple(others)), name, waits, folders)
+
+    return [sent(one, at) for one in passes for at in range(0, len(missing[one[0]]), size)]
+
+
+def _entry(job: planning.Job, options: planning.Options) -> EmbeddingEntry:
+    return entry_of(job.model, job.data, job.protocol, job.data.fingerprints(), options)
 
 
 def _probes(jobs: Mapping[int, planning.Job], options: planning.Options) -> list[_Sent]:
@@ -257,7 +294,7 @@ def _folds(job: planning.Job, options: planning.Options) -> tuple[list[tuple[str
     """The folds that are missing, those together that need each other; values of one; bytes of the embeddings."""
     task, probe = job.data.task, probe_of(job, options)
     missing = tuple(probe.missing(rotations(task, job.data.table)))
-    entry = entry_of(job.model, job.data, job.protocol, job.data.fingerprints(), options)
+    entry = _entry(job, options)
     size = sum(path.stat().st_size for path in entry.folder.glob("*.npy"))
     values = _COST.get(job.protocol.name, _COSTLY) * size / 4 * task.classes
     return ([(fold,) for fold in missing] if probe.divides else [missing] * bool(missing)), values, size

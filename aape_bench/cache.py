@@ -48,7 +48,8 @@ class Treatment:
 class Making:
     """How one shard was made. dimension, parameters: of the encoder.
 
-    seconds: wall time since the shard before, decoding included. busy_seconds: those of them during which the encoder
+    seconds: wall time since the shard before, decoding included; of several layers read in one pass each has its equal
+    share. busy_seconds: those of them during which the encoder
     computed, a device's work included. batch_size: clips given to the encoder at once, at most. peak_memory_mb: of
     the process so far.
     """

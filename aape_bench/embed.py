@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 
 import numpy as np
@@ -34,16 +34,18 @@ def embed(
     shards: Sequence[int] | None = None,
     model: str = "encoder",
     shrink: Callable[[int], int] | None = None,
+    beside: Sequence[tuple[EmbeddingEntry, int]] = (),
 ) -> None:
     """Compute shards of `entry`; `advance(n)` is called after every n clips, below 0 where n are done again.
 
     Decoding and resampling run in threads, ahead of the encoder. A broken clip stops the run, or becomes a row of
     NaN with its reason where `skip_broken`. shards: their numbers, None: those that are missing. model: its name in
     messages. shrink: where a device's memory does not do for batches of a size, the smaller size to go on with, from
-    the shard on that was begun; None: that is an error. Raises ModelError where the encoder breaks its contract.
+    the shard on that was begun; None: that is an error. beside: further entries that get the encoder's last values, in
+    this order, and how many each; `entry` gets the first. Raises ModelError where the encoder breaks its contract.
     """
     encoder.to(device)
-    work = _Work(encoder, reader, entry, device, skip_broken, advance, model)
+    work = _Work(encoder, reader, entry, device, skip_broken, advance, model, beside)
     todo = deque(entry.missing() if shards is None else shards)
     while todo:
         if work.embed(todo, batch_size):
@@ -67,6 +69,7 @@ class _Work:
     skip_broken: bool
     advance: Callable[[int], None]
     model: str
+    beside: Sequence[tuple[EmbeddingEntry, int]]
 
     def embed(self, todo: deque[int], batch_size: int) -> bool:
         """Compute and take off shards from the left of `todo`; whether memory did for it."""
@@ -95,25 +98,36 @@ class _Work:
             done += len(batch.rows)
             self.advance(len(batch.rows))
         self.advance(len(broken))
-        encoder, entry = self.encoder, self.entry
+        if self.entry.moments:
+            nothing = np.zeros((0, 1 + self._size), np.float32)
+            moments = [rows.get(row, nothing) for row in all_rows]
+            values, counts = np.concatenate(moments), [len(clip) for clip in moments]
+        else:
+            missing = np.full(self._size, np.nan, np.float32)
+            values, counts = np.stack([rows.get(row, missing) for row in all_rows]), None
+        seconds, layers = time.perf_counter() - started, 1 + len(self.beside)
         made = Making(
-            dimension=encoder.timestamp_embedding_size if entry.moments else encoder.scene_embedding_size,
-            parameters=encoder.parameter_count,
-            seconds=round(time.perf_counter() - started, 4),
-            busy_seconds=round(busy, 4),
+            dimension=self._size,
+            parameters=self.encoder.parameter_count,
+            seconds=round(seconds / layers, 4),
+            busy_seconds=round(busy / layers, 4),
             batch_size=batch_size,
             peak_memory_mb=peak_memory_mb(),
             threads=torch.get_num_threads(),
             versions=versions(),
         )
-        if entry.moments:
-            nothing = np.zeros((0, 1 + made.dimension), np.float32)
-            moments = [rows.get(row, nothing) for row in all_rows]
-            entry.write(number, np.concatenate(moments), broken, made, [len(clip) for clip in moments])
-        else:
-            missing = np.full(made.dimension, np.nan, np.float32)
-            entry.write(number, np.stack([rows.get(row, missing) for row in all_rows]), broken, made)
+        start = values.shape[1] - self._size
+        times = values[:, :start]  # none of scenes
+        for entry, size in [(self.entry, self._size - sum(size for _, size in self.beside)), *self.beside]:
+            own = np.concatenate([times, values[:, start : start + size]], axis=1)
+            entry.write(number, own, broken, replace(made, dimension=size), counts)
+            start += size
         return True
+
+    @property
+    def _size(self) -> int:
+        """Values of an embedding, of all entries together."""
+        return self.encoder.timestamp_embedding_size if self.entry.moments else self.encoder.scene_embedding_size
 
     @property
     def _may_pad(self) -> bool:

@@ -15,8 +15,9 @@ from aape_bench import environment
 from aape_bench.addresses import entry_of
 from aape_bench.clip_table import left_out, rotations
 from aape_bench.clips import ClipReader, Crop
-from aape_bench.errors import BrokenAudio, ModelError
+from aape_bench.errors import BrokenAudio, ModelError, UsageError
 from aape_bench.evaluate import Made, judge, problem_of
+from aape_bench.passes import in_one_pass
 from aape_bench.planning import Job, Options
 from aape_bench.probes import probe_of
 from aape_bench.progress import Progress, Silent
@@ -37,9 +38,14 @@ if TYPE_CHECKING:
 AUDIO_SECONDS = {"cpu": 80.0, "cuda": 1280.0}
 
 
-def embed_and_fit(job: Job, prints: Fingerprints, options: Options, progress: Progress) -> Made:
-    """The job's result, from its cached embeddings where they are there."""
-    asked, data, name = _embedded(job, prints, options, progress), job.data, job.name
+def embed_and_fit(
+    job: Job, prints: Fingerprints, options: Options, progress: Progress, later: Sequence[Job] = ()
+) -> Made:
+    """The job's result, from its cached embeddings where they are there.
+
+    later: jobs whose embeddings are computed with its own where they come of the same pass of the encoder.
+    """
+    asked, data, name = _embedded(job, prints, options, progress, later), job.data, job.name
     probe = probe_of(job, options)
     environment.reset_peak_memory()
     started = time.perf_counter()
@@ -82,14 +88,16 @@ class _Embedded:
     summary: dict[str, Any]
 
 
-def _embedded(job: Job, prints: Fingerprints, options: Options, progress: Progress) -> _Embedded:
+def _embedded(
+    job: Job, prints: Fingerprints, options: Options, progress: Progress, later: Sequence[Job] = ()
+) -> _Embedded:
     """The job's embeddings, computed where they are not there."""
     model, data, chosen, name = job.model, job.data, job.protocol, job.name
     entry = entry_of(model, data, chosen, prints, options)
     if damaged := entry.discard_damaged():
         progress.say(f"{name}: {len(damaged)} cached part(s) were damaged and are computed again.")
     if (summary := entry.summary()) is None:
-        _embed(job, entry, options, progress, entry.missing())
+        _embed(job, entry, options, progress, entry.missing(), in_one_pass(job, later, options))
         summary = entry.complete()
         _say_what_waited(job, summary["stage"], progress)
     broken = entry.broken()
@@ -102,25 +110,58 @@ def _embedded(job: Job, prints: Fingerprints, options: Options, progress: Progre
     return _Embedded(table, rounds, broken, entry.read(kept), entry.counts()[kept], summary)
 
 
-def embed_shards(job: Job, options: Options, progress: Progress, shards: Sequence[int] | None = None) -> None:
+def embed_shards(
+    job: Job, options: Options, progress: Progress, shards: Sequence[int] | None = None, beside: Sequence[Job] = ()
+) -> None:
     """Compute shards of the job's cached embeddings, in this process and perhaps others beside it.
 
     shards: their numbers, None: all that are missing; those that are there are passed over. `embed_and_fit` goes on
-    from there. Raises as `aape_bench.embed.embed`.
+    from there. beside: jobs `in_one_pass` with it. Raises as `aape_bench.embed.embed`.
     """
     entry = entry_of(job.model, job.data, job.protocol, job.data.fingerprints(), options)
     missing = entry.missing()
-    _embed(job, entry, options, progress, missing if shards is None else sorted(set(missing) & set(shards)))
+    _embed(job, entry, options, progress, missing if shards is None else sorted(set(missing) & set(shards)), beside)
 
 
-def _embed(job: Job, entry: EmbeddingEntry, options: Options, progress: Progress, shards: Sequence[int]) -> None:
-    if not shards:
-        return
+def _embed(
+    job: Job,
+    entry: EmbeddingEntry,
+    options: Options,
+    progress: Progress,
+    shards: Sequence[int],
+    beside: Sequence[Job] = (),
+) -> None:
+    """Compute shards, and those of jobs that come of the same pass; alone where these do not go with it."""
+    if beside and shards:
+        try:
+            _pass(job, entry, options, progress, shards, beside)
+        except (UsageError, ModelError):  # perhaps another layer's fault, whose own job says so
+            shards = sorted(set(shards) & set(entry.missing()))
+        else:
+            return
+    if shards:
+        _pass(job, entry, options, progress, shards, ())
+
+
+def _pass(
+    job: Job,
+    entry: EmbeddingEntry,
+    options: Options,
+    progress: Progress,
+    shards: Sequence[int],
+    beside: Sequence[Job],
+) -> None:
     from aape_bench.embed import embed
 
     model, data, name = job.model, job.data, job.name
-    encoder = model.build()
     batch_size, automatic = entry.begin(*_batch_size(data, options))
+    entries, models = [entry], []
+    for one in beside:
+        other = entry_of(one.model, one.data, one.protocol, one.data.fingerprints(), options)
+        if other.begin(batch_size, automatic) == (batch_size, automatic):  # else it goes on as it was begun, alone
+            entries.append(other)
+            models.append(one.model)
+    encoder, sizes = model.build_beside(models) if models else (model.build(), [])
     if options.batch_size not in (None, batch_size):
         progress.say(f"{name}: continuing with batches of {batch_size}, as they were begun.")
     ranges = entry.shards()
@@ -128,17 +169,19 @@ def _embed(job: Job, entry: EmbeddingEntry, options: Options, progress: Progress
         progress.say(f"{name}: embedding {len(shards)} of {len(ranges)} parts.")
 
     def shrink(size: int) -> int:
-        smaller = entry.shrink(size)
+        smaller = min(one.shrink(size) for one in entries)
         progress.say(f"Note: {name}: the device's memory does not do for batches of {size}; {smaller} from here on.")
         return smaller
 
     environment.reset_peak_memory()
     reader = reader_of(model, data, encoder, job.protocol.input_of(data.task))
-    with progress.stage(f"{name}: embedding", sum(len(ranges[number]) for number in shards), "clips") as advance:
+    title = f"{name}: embedding" + f", {len(entries)} layers in one pass" * bool(models)
+    with progress.stage(title, sum(len(ranges[number]) for number in shards), "clips") as advance:
         try:
             embed(
                 encoder, reader, entry, batch_size, options.device, options.skip_broken, advance,
                 shards=shards, model=model.label, shrink=shrink if automatic else None,
+                beside=list(zip(entries, sizes, strict=False))[1:],
             )  # fmt: skip
         except ModelError as error:
             if options.precision == "float32":

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from importlib.metadata import version
@@ -119,10 +119,13 @@ class HubChoice(ModelChoice):
 
     @cached_property
     def lineage(self) -> str:  # type: ignore[override]
+        return self._hash(deciding(self.config))
+
+    def _hash(self, config: dict[str, Any]) -> str:
         return digest(
             {
                 "revision": self.source.revision,
-                "config": deciding(self.config),
+                "config": config,
                 "weights": "random" if self.draws_from_seed else "stored",
                 "code": source_digest(sorted({*self.family.sources, "aape_bench.hub"})),
                 "transformers": version("transformers"),
@@ -138,6 +141,18 @@ class HubChoice(ModelChoice):
     def words(self) -> tuple[str, dict[str, Any], str, int]:
         weights = "random" if self.draws_from_seed else "default"
         return f"hf:{self.source.place}", asdict(self.config), weights, self.seed
+
+    @cached_property
+    def reads_from(self) -> str | None:  # type: ignore[override]
+        config = {name: value for name, value in deciding(self.config).items() if name != "layer"}
+        return digest([self._hash(config), self.seed if self.draws_from_seed else None])
+
+    def build_beside(self, others: Sequence[ModelChoice]) -> tuple[Encoder, list[int]]:
+        from aape_bench.models.hub.layers import Layers
+
+        encoder: Any = self.build()
+        together = Layers(encoder, [one.settings["layer"] for one in (self, *others)]).eval()
+        return together, together.sizes
 
     def build(self) -> Encoder:
         """The encoder. Raises ModelError, which names the model, whatever is wrong with its files."""

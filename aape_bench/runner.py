@@ -53,7 +53,7 @@ def run(
         try:
             if place in failed:
                 raise failed[place]
-            path, new = _finish(job, options, progress)
+            path, new = _finish(job, jobs[place + 1 :], options, progress)
         except StorageError:
             raise
         except BenchError as error:
@@ -64,8 +64,8 @@ def run(
     return Finished(paths, computed, list(failures.values()))
 
 
-def _finish(job: Job, options: Options, progress: Progress) -> tuple[Path, bool]:
-    """The path of the job's record, and whether it had to be computed."""
+def _finish(job: Job, later: Sequence[Job], options: Options, progress: Progress) -> tuple[Path, bool]:
+    """The path of the job's record, and whether it had to be computed; `later` jobs' embeddings may come with its."""
     from aape_bench.clip_table import side_column
     from aape_bench.evaluate import Evaluation, write_result
     from aape_bench.overlap import overlap_of
@@ -85,7 +85,7 @@ def _finish(job: Job, options: Options, progress: Progress) -> tuple[Path, bool]
     else:
         from aape_bench.frozen import embed_and_fit
 
-        made = embed_and_fit(job, prints, options, progress)
+        made = embed_and_fit(job, prints, options, progress, later)
     overlap = overlap_of(
         model.weights, model.card, model.declared, data.task, data.root, data.table, data.hashes(), options.cache_dir
     )

@@ -83,6 +83,18 @@ class ModelChoice(ABC):
         return self.build()
 
     @property
+    def reads_from(self) -> str | None:
+        """Hash of the model of which it reads a layer; others of the same can be read in one pass. None: of none."""
+        return None
+
+    def build_beside(self, others: Sequence[ModelChoice]) -> tuple[Encoder, list[int]]:
+        """The encoder whose embeddings are its own and those of others that read from the same, side by side.
+
+        Returns the size of each, too. Raises as `build`, and UsageError where one has nothing to read there.
+        """
+        raise NotImplementedError
+
+    @property
     @abstractmethod
     def words(self) -> tuple[str, dict[str, Any], str, int]:
         """Arguments of `select_model` that choose it again, in another process."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 #: Of the reliability diagram: bins at most, and clips of each at least.
 BINS, LEAST_CLIPS = 10, 10
 ACROSS = 3
-#: Models of one panel.
+#: Lines of one panel: of more the first, who are the best where records come in the leaderboard's order.
 MOST = 8
 
 
@@ -44,10 +44,10 @@ def plot_reliability(found: Sequence[tuple[Record, Predictions]], out: Path) -> 
 
     Of results with exclusive classes whose scores are log-probabilities; the others are left out. Raises StorageError.
     """
-    panels: dict[tuple[str, str], list[tuple[str, Reliability]]] = defaultdict(list)
+    panels: dict[tuple[str, str], list[tuple[Record, Reliability]]] = defaultdict(list)
     for record, predictions in found:
         if (measured := reliability(predictions)) is not None:
-            panels[record.task["name"], record.protocol["label"]].append((record.model["label"], measured))
+            panels[record.task["name"], record.protocol["label"]].append((record, measured))
     return _write(out, "reliability", lambda: _reliability(panels)) if panels else []
 
 
@@ -83,7 +83,7 @@ def reliability(predictions: Predictions) -> Reliability | None:
 def _learning(panels: Mapping[tuple[str, str, str], Sequence[Record]]) -> Figure:
     figure, every = _panels(len(panels))
     for axes, ((task, protocol, metric), records) in zip(every, panels.items(), strict=True):
-        for at, record in enumerate(records[:MOST]):
+        for at, (name, record) in enumerate(zip(_names(records), records[:MOST], strict=True)):
             colour = COLOURS[at % len(COLOURS)]
             folds = []
             for choice in record.protocol["choices"]:
@@ -93,30 +93,44 @@ def _learning(panels: Mapping[tuple[str, str, str], Sequence[Record]]) -> Figure
                 folds.append(dict(known))
             common = sorted(set(folds[0]).intersection(*folds[1:])) if folds else []
             mean = [float(np.mean([fold[update] for fold in folds])) for update in common]
-            axes.plot(common, mean, color=colour, linewidth=1.8, label=_short(record.model["label"]))
-        axes.set_title(f"{task}, {_short(protocol)}", size=9, parse_math=False)
+            axes.plot(common, mean, color=colour, linewidth=1.8, label=name)
+        axes.set_title(_title(task, protocol, len(records)), size=9, parse_math=False)
         axes.set_xlabel("update")
         axes.set_ylabel(f"{metric} on validation", parse_math=False)
         axes.legend(frameon=False, fontsize=7)
     return figure
 
 
-def _reliability(panels: Mapping[tuple[str, str], Sequence[tuple[str, Reliability]]]) -> Figure:
+def _reliability(panels: Mapping[tuple[str, str], Sequence[tuple[Record, Reliability]]]) -> Figure:
     figure, every = _panels(len(panels))
     for axes, ((task, protocol), found) in zip(every, panels.items(), strict=True):
         axes.plot([0, 1], [0, 1], color=FAINT, linewidth=0.8, linestyle="--")
-        for at, (model, measured) in enumerate(found[:MOST]):
+        names = _names([record for record, _ in found])
+        for at, (name, (_, measured)) in enumerate(zip(names, found[:MOST], strict=True)):
             style = {"color": COLOURS[at % len(COLOURS)], "marker": "osD^vP*X"[at % 8], "markersize": 3.5}
-            label = f"{_short(model)}  {measured.error:.3f}"
+            label = f"{name}  {measured.error:.3f}"
             axes.plot(measured.confidence, measured.right, linewidth=1.2, label=label, **style)
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1)
-        axes.set_title(f"{task}, {_short(protocol)}", size=9, parse_math=False)
+        axes.set_title(_title(task, protocol, len(found)), size=9, parse_math=False)
         axes.set_xlabel("probability of the class that was said")
         axes.set_ylabel("share that was right")
         legend = axes.legend(frameon=False, fontsize=7, title="expected calibration error", title_fontsize=7)
         legend.set_alignment("left")
     return figure
+
+
+def _names(records: Sequence[Record]) -> list[str]:
+    """Of the lines that are drawn; with the seed where one model has several."""
+    labels = [record.model["label"] for record in records]
+    return [
+        f"{_short(label)}, seed {record.seed}" if labels.count(label) > 1 else _short(label)
+        for label, record in list(zip(labels, records, strict=True))[:MOST]
+    ]
+
+
+def _title(task: str, protocol: str, records: int) -> str:
+    return f"{task}, {_short(protocol)}" + (f": the best {MOST}" if records > MOST else "")
 
 
 def _panels(count: int) -> tuple[Figure, list[Any]]:

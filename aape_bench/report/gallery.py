@@ -33,10 +33,10 @@ def plot_everything(
 
 
 def _predicted(results_dir: Path, board: pd.DataFrame, records: list[Record]) -> Iterator[tuple[Record, Predictions]]:
-    """The best rows of each task and protocol, with their predictions where these are whole."""
+    """The best rows of each task and protocol, with their predictions where these are whole; one more than is drawn."""
     places = board.groupby(["task", "protocol", "data"], sort=False).cumcount()
     for place, record in zip(places, records, strict=True):
-        if place < MOST and record.task["kind"] == "multiclass":
+        if place <= MOST and record.task["kind"] == "multiclass":
             try:
                 yield record, predictions_of(results_dir, record)
             except StorageError:

@@ -25,11 +25,7 @@ class ClapTower(WindowedEncoder):
     taper: Tensor
 
     def __init__(self, source: HubSource, config: HubConfig, seed: int | None) -> None:
-        if config.layer != "last":
-            raise UsageError(
-                f"The hub model {source.name} has stages of different widths and grids, so only layer=last fits it, "
-                f"not {config.layer}."
-            )
+        _refuse_other(source.name, config.layer)
         tower: Any = load_model(source, "ClapModel", "audio_model", {}, seed)
         about, stages = tower.config, tower.audio_encoder.layers
         width = about.patch_embeds_hidden_size * 2 ** (len(stages) - 1)
@@ -60,11 +56,17 @@ class ClapTower(WindowedEncoder):
             return torch.full_like(lengths, self.window)
         return lengths * (self.window // lengths) if self.padding == "repeatpad" else lengths
 
+    def read_layer(self, layer: int | str) -> None:
+        """As `HubEncoder`."""
+        _refuse_other(self.name, layer)
+        super().read_layer(layer)
+
     def encode(self, audio: Tensor, lengths: Tensor) -> Tensor:
         """As `WindowedEncoder`."""
         is_longer = torch.zeros(len(audio), 1, dtype=torch.bool, device=audio.device)
         features = self.features(audio, lengths)
-        return self.hidden(input_features=features, is_longer=is_longer).mean(dim=2).transpose(1, 2)
+        hidden = self.hidden(lambda: {"input_features": features, "is_longer": is_longer})
+        return hidden.mean(dim=2).transpose(1, 2)
 
     def features(self, audio: Tensor, lengths: Tensor) -> Tensor:
         """(m, 1 or 4, frames, mels) in dB, as transformers' ClapFeatureExtractor makes it of clips up to 10 s.
@@ -80,3 +82,10 @@ class ClapTower(WindowedEncoder):
             decibels = 10 * (self.filters @ power).clamp(min=1e-10).log10()
         views = decibels.float().transpose(1, 2)[:, None]
         return views.expand(-1, 4, -1, -1) if self.fusion else views
+
+
+def _refuse_other(name: str, layer: int | str) -> None:
+    if layer != "last":
+        raise UsageError(
+            f"The hub model {name} has stages of different widths and grids, so only layer=last fits it, not {layer}."
+        )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -32,15 +33,9 @@ class HubEncoder(Encoder):
         super().__init__()
         self.tower = tower
         self.sample_rate = source.sample_rate
-        self.layer = config.layer
-        depth = len(blocks)
-        if isinstance(self.layer, int) and not 0 <= self.layer <= depth:
-            raise UsageError(
-                f"The hub model {source.name} has hidden states 0 (input of the first block) to {depth} (output of the "
-                f"last), so layer={self.layer} does not exist."
-            )
-        size = width * (depth + 1) if self.layer == "all" else width
-        self.scene_embedding_size = self.timestamp_embedding_size = size
+        self.name, self._depth, self._width = source.name, len(blocks), width
+        self.read_layer(config.layer)
+        self._outputs: list[Any] | None = None
         names = {parameter: f"tower.{name}" for name, parameter in tower.named_parameters()}
         self._groups = [[names[parameter] for parameter in block.parameters()] for block in blocks]
         behind = tuple(f"tower.{name}" for name in after)
@@ -55,9 +50,39 @@ class HubEncoder(Encoder):
         """What comes before the first block."""
         return self._stem
 
-    def hidden(self, **inputs: Tensor) -> Tensor:
-        """Hidden states of the chosen layer: (n, tokens, timestamp_embedding_size), of `all` layers side by side."""
-        output: Any = self.tower(**inputs, output_hidden_states=self.layer != "last", return_dict=True)
+    def read_layer(self, layer: int | str) -> None:
+        """Embed from this layer, of `HubConfig`. Raises UsageError where it does not exist."""
+        if isinstance(layer, int) and not 0 <= layer <= self._depth:
+            raise UsageError(
+                f"The hub model {self.name} has hidden states 0 (input of the first block) to {self._depth} (output of "
+                f"the last), so layer={layer} does not exist."
+            )
+        self.layer, self._next = layer, 0
+        size = self._width * (self._depth + 1) if layer == "all" else self._width
+        self.scene_embedding_size = self.timestamp_embedding_size = size
+
+    @contextmanager
+    def one_pass(self) -> Iterator[None]:
+        """Within, the tower runs for the first layer that is read; the others find what it put out, call by call."""
+        self._outputs = []
+        try:
+            yield
+        finally:
+            self._outputs = None
+
+    def hidden(self, inputs: Callable[[], Mapping[str, Tensor]]) -> Tensor:
+        """Hidden states of the chosen layer: (n, tokens, timestamp_embedding_size), of `all` layers side by side.
+
+        inputs: makes the tower's, where it has to run.
+        """
+        output: Any
+        if self._outputs is None:
+            output = self.tower(**inputs(), output_hidden_states=self.layer != "last", return_dict=True)
+        else:
+            if self._next == len(self._outputs):
+                self._outputs.append(self.tower(**inputs(), output_hidden_states=True, return_dict=True))
+            output = self._outputs[self._next]
+            self._next += 1
         if self.layer == "last":
             chosen = output.last_hidden_state
         elif self.layer == "all":

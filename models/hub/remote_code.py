@@ -62,7 +62,7 @@ class RemoteEncoder(HubEncoder):
         """(samples,) -> (tokens, size) float32."""
         with blamed(self.owner):
             inputs = self.extractor(clip.detach().cpu().numpy(), sampling_rate=self.sample_rate, return_tensors="pt")
-            hidden = self.hidden(**{name: value.to(clip.device) for name, value in inputs.items()})
+            hidden = self.hidden(lambda: {name: value.to(clip.device) for name, value in inputs.items()})
         if hidden.ndim != 3 or len(hidden) != 1:
             raise ModelError(
                 f"The hub model {self.owner.name} answers one clip with {list(hidden.shape)}, not (1, tokens, width), "

@@ -43,7 +43,7 @@ class AstEncoder(WindowedEncoder):
 
     def encode(self, audio: Tensor, lengths: Tensor) -> Tensor:
         """As `WindowedEncoder`."""
-        hidden = self.hidden(input_values=self.features(audio, lengths))
+        hidden = self.hidden(lambda: {"input_values": self.features(audio, lengths)})
         return hidden[:, 2:].reshape(len(hidden), self.rows, self.moments, -1).mean(dim=1)
 
     def features(self, audio: Tensor, lengths: Tensor) -> Tensor:

@@ -44,7 +44,7 @@ class WhisperTower(WindowedEncoder):
 
     def encode(self, audio: Tensor, lengths: Tensor) -> Tensor:  # noqa: ARG002
         """As `WindowedEncoder`."""
-        return self.hidden(input_features=self.features(audio))
+        return self.hidden(lambda: {"input_features": self.features(audio)})
 
     def features(self, audio: Tensor) -> Tensor:
         """(m, mels, frames) of windows with their silence, as transformers' WhisperFeatureExtractor makes it.
