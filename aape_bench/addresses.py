@@ -15,9 +15,9 @@ from aape_bench.task import Task
 from aape_bench.task_data import TaskData
 
 if TYPE_CHECKING:
+    from aape_bench.choices import ModelChoice
     from aape_bench.contents import Fingerprints
     from aape_bench.planning import Options, ProtocolChoice
-    from aape_bench.selection import ModelChoice
 
 #: Core modules by which audio becomes embeddings.
 EMBEDDING = ("audio", "containers", "clips", "embed", "encoder", "randomness")

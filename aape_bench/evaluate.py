@@ -24,11 +24,11 @@ from aape_bench.task import Task
 if TYPE_CHECKING:
     import pandas as pd
 
+    from aape_bench.choices import ModelChoice
     from aape_bench.finetune.job import Trained, Work
     from aape_bench.moments import Moments
     from aape_bench.problem import Fit, Problem
     from aape_bench.progress import Progress
-    from aape_bench.selection import ModelChoice
 
 
 @dataclass(frozen=True)

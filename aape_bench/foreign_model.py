@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
+from aape_bench.choices import ModelChoice
 from aape_bench.errors import CheckpointError, UsageError
 from aape_bench.hear_in import (
     blamed,
@@ -22,7 +23,6 @@ from aape_bench.hear_in import (
 )
 from aape_bench.identity import digest, file_digest
 from aape_bench.plugin import EncoderPlugin
-from aape_bench.selection import ModelChoice
 
 if TYPE_CHECKING:
     from aape_bench.encoder import Encoder

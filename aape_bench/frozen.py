@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from aape_bench import environment
 from aape_bench.addresses import entry_of
+from aape_bench.choices import ModelChoice
 from aape_bench.clip_table import left_out, rotations
 from aape_bench.clips import ClipReader, Crop
 from aape_bench.errors import BrokenAudio, ModelError, UsageError
@@ -22,7 +23,6 @@ from aape_bench.planning import Job, Options
 from aape_bench.probes import probe_of
 from aape_bench.progress import Progress, Silent
 from aape_bench.protocols import Input
-from aape_bench.selection import ModelChoice
 from aape_bench.task_data import TaskData
 
 if TYPE_CHECKING:

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from aape_bench import registry
+from aape_bench.choices import ModelChoice
 from aape_bench.errors import BenchError, ModelError, UsageError
 from aape_bench.identity import digest, file_digest, source_digest
-from aape_bench.selection import ModelChoice, whole_path
+from aape_bench.selection import whole_path
 from aape_bench.settings import EXECUTION, deciding, label_of, make_config
 
 if TYPE_CHECKING:

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from aape_bench.choices import PluginChoice
 from aape_bench.errors import ModelError
 from aape_bench.overlap import INITIAL_WEIGHTS
 from aape_bench.packages import PackageWeights, digest_of
 from aape_bench.plugin import EncoderPlugin
-from aape_bench.selection import PluginChoice
 from aape_bench.settings import label_of, make_config
 
 if TYPE_CHECKING:

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from aape_bench import metrics
 from aape_bench.addresses import entry_of, recorded
+from aape_bench.choices import ModelChoice
 from aape_bench.errors import BenchError, UsageError, raise_all
 from aape_bench.protocols import Input, code_digest, input_of, protocol, settings_of_task, trains_encoder
-from aape_bench.selection import ModelChoice, select_model
+from aape_bench.selection import select_model
 from aape_bench.settings import deciding, label_of, make_config
 from aape_bench.task import Task
 from aape_bench.task_data import TaskData, load_task

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aape_bench.choices import PluginChoice
 from aape_bench.errors import UsageError
 from aape_bench.identity import file_digest
 from aape_bench.overlap import FIELD, TrainingAudio
 from aape_bench.plugin import EncoderPlugin
 from aape_bench.published_weights import PublishedWeights, read_published
-from aape_bench.selection import PluginChoice
 from aape_bench.settings import label_of, make_config
 
 if TYPE_CHECKING:

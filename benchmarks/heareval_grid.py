@@ -25,10 +25,12 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from common import Cost, Row, command, compared, table
+
+from aape_bench.process import keep_freed_memory
 
 RUNS, QUICK_RUNS = 5, 1
 NAME = "toy_scene-v1-full"
@@ -44,6 +46,7 @@ def main() -> None:
     parser.add_argument("--again", nargs=2, type=Path, metavar=("KIT_FOLDER", "TASKS"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.again:
+        keep_freed_memory()  # as the command does
         train_again(*given.again)
     else:
         print(table(measure(given.quick)).drop(columns="benchmark").to_string(index=False))
@@ -200,13 +203,17 @@ def read_trainings(folder: Path) -> list[Training]:
 
 
 def train_again(kit_folder: Path, tasks: Path) -> None:
-    """The same points, each for as many epochs, in the kit's manner, on the kit's embeddings."""
+    """The same points, each for as many epochs, in the kit's manner, on the kit's embeddings; side by side as ours."""
     import parity_hear
+    import torch
 
     from aape_bench.protocols import hear
+    from aape_bench.protocols.common import one_thread, side_by_side, threads_allowed
 
     problem = parity_hear.problem_of_clips(parity_hear.read_run(kit_folder, tasks))
-    for one in read_trainings(kit_folder):
+
+    def train(one: Training) -> None:
+        torch.set_num_threads(1)  # of this thread
         settings = hear.Settings(
             hidden_layers=one.hidden_layers,
             learning_rates=one.learning_rate,
@@ -214,10 +221,17 @@ def train_again(kit_folder: Path, tasks: Path) -> None:
             max_epochs=one.epochs,
             patience=one.epochs,
             as_published=True,
-        )
-        (fit,) = hear.fit(replace(problem, rotations=[problem.rotations[one.rotation]]), settings, 0, lambda _: None)
-        (tried,) = fit.choice["tried"]
-        assert tried["epochs"] == one.epochs
+        ).resolved()
+        (point,) = settings.grid()
+        with torch.no_grad():
+            data = hear._prepare(problem, problem.rotations[one.rotation], settings)
+            (trained,) = hear._train(problem, data, [point], settings, 0).values()
+        assert trained.story["epochs"] == one.epochs
+
+    threads = threads_allowed()
+    longest_first = sorted(read_trainings(kit_folder), key=lambda one: (one.hidden_layers, one.epochs), reverse=True)
+    with one_thread(use_torch=True):
+        list(side_by_side(train, longest_first, threads))
 
 
 if __name__ == "__main__":

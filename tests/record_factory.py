@@ -28,7 +28,7 @@ from aape_bench.task import Task
 class Model:
     """What records say of a model. skill: 0 guesses, 1 is middling, 3 is nearly always right.
 
-    weights: as `selection.ModelChoice.weights`. skills: of single tasks, by name. overlap: task -> what records say.
+    weights: as `choices.ModelChoice.weights`. skills: of single tasks, by name. overlap: task -> what records say.
     """
 
     label: str

@@ -11,10 +11,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from aape_bench.choices import PluginChoice
 from aape_bench.encoder import Encoder
 from aape_bench.plugin import EncoderPlugin, NoSettings
 from aape_bench.randomness import numpy_stream
-from aape_bench.selection import PluginChoice, choose_plugin
+from aape_bench.selection import choose_plugin
 from aape_bench.task import Generator, Task
 
 RATE = 8000

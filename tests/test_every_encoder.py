@@ -9,9 +9,10 @@ import torch
 from small_models import small, usable
 
 from aape_bench import registry
+from aape_bench.choices import ModelChoice
 from aape_bench.encoder import Encoder
 from aape_bench.identity import source_digest
-from aape_bench.selection import ModelChoice, select_model
+from aape_bench.selection import select_model
 
 MODELS = registry.model_names()
 #: Those that need a user's file: none is at hand.

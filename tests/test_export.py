@@ -15,6 +15,7 @@ from toys import Cli, contents, rows, run
 
 from aape_bench import registry
 from aape_bench.checkpoint import RANDOM_WEIGHTS, read_header, save_checkpoint
+from aape_bench.choices import PluginChoice
 from aape_bench.encoder import Encoder
 from aape_bench.errors import ModelError, UsageError
 from aape_bench.exporting import onnx_files
@@ -23,7 +24,7 @@ from aape_bench.exporting.graphs import LogMelGraph
 from aape_bench.exporting.hear_package import hear_module
 from aape_bench.features import LogMel
 from aape_bench.overlap import FIELD, INITIAL_WEIGHTS
-from aape_bench.selection import PluginChoice, select_model
+from aape_bench.selection import select_model
 
 SMALL = {"width": "16", "blocks": "1", "heads": "1"}
 STEM = {"lambda_width": "8", "lambda_heads": "1", "modes": "2", "clip_frames": "64"}

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from aape_bench import environment, planning, registry, runner, selection
+from aape_bench.choices import ModelChoice
 from aape_bench.errors import BenchError, ModelError, StorageError, UsageError
 from aape_bench.executor import Needs
 from aape_bench.identity import digest, file_digest
@@ -174,7 +175,7 @@ def _train(unit: Unit, training: Training, out: Path, progress: Progress) -> Tra
     return trained
 
 
-def _stability(text: str, choice: selection.ModelChoice, options: planning.Options, progress: Progress) -> Path:
+def _stability(text: str, choice: ModelChoice, options: planning.Options, progress: Progress) -> Path:
     from aape_bench.stability import Settings
     from aape_bench.stability.experiment import ensure
     from aape_bench.stability.results import result_paths

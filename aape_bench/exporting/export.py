@@ -18,11 +18,11 @@ from typing import Any, Literal
 import aape_bench
 from aape_bench import registry
 from aape_bench.checkpoint import RANDOM_WEIGHTS
+from aape_bench.choices import ModelChoice, PluginChoice
 from aape_bench.errors import UsageError
 from aape_bench.exporting.hear_package import write_hear_package
 from aape_bench.identity import file_digest
 from aape_bench.overlap import FIELD, TrainingAudio
-from aape_bench.selection import ModelChoice, PluginChoice
 from aape_bench.storage import check_writable, storage_error, write_json
 
 Format = Literal["safetensors", "onnx", "hear"]

@@ -29,10 +29,10 @@ from aape_bench.task import Task
 if TYPE_CHECKING:
     import pandas as pd
 
+    from aape_bench.choices import ModelChoice
     from aape_bench.encoder import Encoder
     from aape_bench.finetune.learner import Material
     from aape_bench.progress import Progress
-    from aape_bench.selection import ModelChoice
 
 FIT = "fit.npz"
 

@@ -18,8 +18,8 @@ from aape_bench.stability.results import StabilityResult
 from aape_bench.storage import check_writable
 
 if TYPE_CHECKING:
+    from aape_bench.choices import ModelChoice
     from aape_bench.planning import Options
-    from aape_bench.selection import ModelChoice
     from aape_bench.task_data import TaskData
 
 SHIFTS = tuple(range(10, 161, 10))

@@ -42,9 +42,9 @@ from aape_bench.stability.results import ClipValues, StabilityResult
 from aape_bench.stability.statistics import stratified
 
 if TYPE_CHECKING:
+    from aape_bench.choices import ModelChoice
     from aape_bench.contents import Fingerprints
     from aape_bench.planning import Options
-    from aape_bench.selection import ModelChoice
     from aape_bench.stability.experiment import Settings
     from aape_bench.task_data import TaskData
 
