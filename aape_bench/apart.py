@@ -76,8 +76,8 @@ class Embedding:
 
     @property
     def needs(self) -> Needs:
-        """Room for an encoder and a batch."""
-        return Needs(gpus=int(self.of.options.device == "cuda"), memory=2 << 30)
+        """Room for an encoder, a batch, and the embeddings of a shard."""
+        return Needs(gpus=int(self.of.options.device == "cuda"), memory=(2 << 30) + (len(self.beside) << 28))
 
     def do(self, progress: Progress) -> None:
         """Compute them into the cache. Raises what failed, after the others were done."""
@@ -140,15 +140,15 @@ class Probing:
 
 def _each(work: Callable[[_Part], None], parts: Iterable[_Part]) -> None:
     """Do every part; raises what failed after the others were done, at once where the disk fails."""
-    failures = []
+    failures: dict[str, BenchError] = {}
     for part in parts:
         try:
             work(part)
         except StorageError:
             raise
         except BenchError as error:
-            failures.append(error)
-    raise_all(failures)
+            failures.setdefault(str(error), error)
+    raise_all(list(failures.values()))
 
 
 @dataclass(frozen=True)
@@ -245,9 +245,10 @@ def _embeddings(jobs: Mapping[int, planning.Job], options: planning.Options, exe
     # what comes of one pass is done together: the addresses of each
     passes: list[list[str]] = []
     for address in missing:
-        if any(address in together for together in passes):
+        taken = {one for together in passes for one in together}
+        if address in taken:
             continue
-        later = (jobs[waiting[other][0]] for other in missing)
+        later = (jobs[waiting[other][0]] for other in missing if other not in taken)
         others = in_one_pass(jobs[waiting[address][0]], later, options)
         passes.append([address, *(_entry(one, options).address for one in others)])
     if not passes:
@@ -264,7 +265,8 @@ def _embeddings(jobs: Mapping[int, planning.Job], options: planning.Options, exe
             return lambda: not set(some).isdisjoint(entry.missing())
 
         waits = {place: left(entries[address]) for address in together for place in waiting[address]}
-        name = f"{jobs[waiting[together[0]][0]].name}, embedding{number}"
+        more = f" and {len(others)} more layers" * bool(others)
+        name = f"{jobs[waiting[together[0]][0]].name}{more}, embedding{number}"
         folders = [entries[address].folder for address in together]
         return _Sent(Embedding(first, some, tuple(others)), name, waits, folders)
 

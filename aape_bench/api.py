@@ -114,6 +114,7 @@ def run(
     precision: str = "float32",
     batch_size: int | str = "auto",
     executor: str = "local",
+    address: str | None = None,
     progress: bool = False,
 ) -> Results:
     """Evaluate models on tasks; what is there already is not computed again.
@@ -125,7 +126,7 @@ def run(
     clips that are there. skip_broken: leave out clips that cannot be decoded. trust_remote_code: of hub models.
     references: run the encoders that a task asks for in its table, too. device: "auto", "cpu" or "cuda".
     precision: of frozen encoders, "float32" or "bf16". batch_size: clips given to the encoder at once, or "auto".
-    executor: "local" or "local:N". progress: say on standard error how far it is.
+    executor: "local", "local:N" or "ray". address: of a Ray cluster. progress: say on standard error how far it is.
 
     Raises BenchError, in a paragraph that says what to do, where something cannot be run or has failed; what was
     finished before stays in `results_dir`, and the same call goes on from there.
@@ -143,8 +144,10 @@ def run(
         if flag not in (True, False):  # the text "no" would be true
             raise UsageError(f"{name} takes True or False, not {flag!r}.")
     if not isinstance(executor, str):
-        raise UsageError(f'executor takes "local" or "local:N", not {executor!r}.')
-    workers = parse_executor(executor)
+        raise UsageError(f'executor takes "local", "local:N" or "ray", not {executor!r}.')
+    if address is not None and not isinstance(address, str):
+        raise UsageError(f'address takes "HOST:PORT" or None, not {address!r}.')
+    workers = parse_executor(executor, address)
     options = planning.Options(
         data_dir=_folder(data_dir, "data"),
         cache_dir=_folder(cache_dir, "cache"),

@@ -48,8 +48,9 @@ class Treatment:
 class Making:
     """How one shard was made. dimension, parameters: of the encoder.
 
-    seconds: wall time since the shard before, decoding included; of several layers read in one pass each has its equal
-    share. busy_seconds: those of them during which the encoder
+    Of layers that were read in one pass each has an equal share of the seconds, and all have the pass's peak.
+
+    seconds: wall time since the shard before, decoding included. busy_seconds: those of them during which the encoder
     computed, a device's work included. batch_size: clips given to the encoder at once, at most. peak_memory_mb: of
     the process so far.
     """
@@ -100,6 +101,10 @@ class EmbeddingEntry:
             return batch_size, automatic
         recorded = self._recorded()
         return int(recorded["batch_size"]), bool(recorded["automatic"])
+
+    def begun(self) -> tuple[int, bool] | None:
+        """What `begin` will return whatever it is given; None where no run has begun."""
+        return None if self._read("entry.json") is None else self.begin(1)
 
     def shrink(self, batch_size: int) -> int:
         """Record half of a batch size that memory does not do for, or what another process has recorded below it."""

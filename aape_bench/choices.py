@@ -78,10 +78,10 @@ class ModelChoice(ABC):
         """Hash of the model of which it reads a layer; others of the same can be read in one pass. None: of none."""
         return None
 
-    def build_beside(self, others: Sequence[ModelChoice]) -> tuple[Encoder, list[int]]:
+    def build_beside(self, others: Sequence[ModelChoice]) -> tuple[Encoder, list[int | None]]:
         """The encoder whose embeddings are its own and those of others that read from the same, side by side.
 
-        Returns the size of each, too. Raises as `build`, and UsageError where one has nothing to read there.
+        Returns the size of each of the others', too; None where there is no such layer. Raises as `build`.
         """
         raise NotImplementedError
 

@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain, islice
 
 import numpy as np
@@ -41,8 +41,8 @@ def embed(
     Decoding and resampling run in threads, ahead of the encoder. A broken clip stops the run, or becomes a row of
     NaN with its reason where `skip_broken`. shards: their numbers, None: those that are missing. model: its name in
     messages. shrink: where a device's memory does not do for batches of a size, the smaller size to go on with, from
-    the shard on that was begun; None: that is an error. beside: further entries that get the encoder's last values, in
-    this order, and how many each; `entry` gets the first. Raises ModelError where the encoder breaks its contract.
+    the shard on that was begun; None: that is an error. beside: entries that share the encoder's values with `entry`,
+    which has the first, and how many values each has. Raises ModelError where the encoder breaks its contract.
     """
     encoder.to(device)
     work = _Work(encoder, reader, entry, device, skip_broken, advance, model, beside)
@@ -98,31 +98,44 @@ class _Work:
             done += len(batch.rows)
             self.advance(len(batch.rows))
         self.advance(len(broken))
-        if self.entry.moments:
-            nothing = np.zeros((0, 1 + self._size), np.float32)
-            moments = [rows.get(row, nothing) for row in all_rows]
-            values, counts = np.concatenate(moments), [len(clip) for clip in moments]
-        else:
-            missing = np.full(self._size, np.nan, np.float32)
-            values, counts = np.stack([rows.get(row, missing) for row in all_rows]), None
-        seconds, layers = time.perf_counter() - started, 1 + len(self.beside)
-        made = Making(
-            dimension=self._size,
-            parameters=self.encoder.parameter_count,
-            seconds=round(seconds / layers, 4),
-            busy_seconds=round(busy / layers, 4),
-            batch_size=batch_size,
-            peak_memory_mb=peak_memory_mb(),
-            threads=torch.get_num_threads(),
-            versions=versions(),
-        )
-        start = values.shape[1] - self._size
-        times = values[:, :start]  # none of scenes
-        for entry, size in [(self.entry, self._size - sum(size for _, size in self.beside)), *self.beside]:
-            own = np.concatenate([times, values[:, start : start + size]], axis=1)
-            entry.write(number, own, broken, replace(made, dimension=size), counts)
-            start += size
+        seconds, entries = time.perf_counter() - started, self._entries()
+        for entry, columns in entries:
+            made = Making(
+                dimension=columns.stop - columns.start,
+                parameters=self.encoder.parameter_count,
+                seconds=round(seconds / len(entries), 4),
+                busy_seconds=round(busy / len(entries), 4),
+                batch_size=batch_size,
+                peak_memory_mb=peak_memory_mb(),
+                threads=torch.get_num_threads(),
+                versions=versions(),
+            )
+            if entry.moments:
+                moments = [self._of(rows[row], columns) if row in rows else self._nothing(columns) for row in all_rows]
+                entry.write(number, np.concatenate(moments), broken, made, [len(clip) for clip in moments])
+            else:
+                missing = np.full(made.dimension, np.nan, np.float32)
+                found = np.stack([rows[row][columns] if row in rows else missing for row in all_rows])
+                entry.write(number, found, broken, made)
         return True
+
+    def _entries(self) -> list[tuple[EmbeddingEntry, slice]]:
+        """Every entry, and which of the encoder's values are its."""
+        stop = self._size
+        found: list[tuple[EmbeddingEntry, slice]] = []
+        for entry, size in reversed(self.beside):
+            found.insert(0, (entry, slice(stop - size, stop)))
+            stop -= size
+        return [(self.entry, slice(0, stop)), *found]
+
+    def _of(self, clip: npt.NDArray[np.float32], columns: slice) -> npt.NDArray[np.float32]:
+        """A clip's moments, the time first, with only these of their values."""
+        if not self.beside:
+            return clip
+        return np.concatenate([clip[:, :1], clip[:, 1 + columns.start : 1 + columns.stop]], axis=1)
+
+    def _nothing(self, columns: slice) -> npt.NDArray[np.float32]:
+        return np.zeros((0, 1 + columns.stop - columns.start), np.float32)
 
     @property
     def _size(self) -> int:

@@ -16,7 +16,7 @@ from aape_bench.addresses import entry_of
 from aape_bench.choices import ModelChoice
 from aape_bench.clip_table import left_out, rotations
 from aape_bench.clips import ClipReader, Crop
-from aape_bench.errors import BrokenAudio, ModelError, UsageError
+from aape_bench.errors import BrokenAudio, ModelError
 from aape_bench.evaluate import Made, judge, problem_of
 from aape_bench.passes import in_one_pass
 from aape_bench.planning import Job, Options
@@ -97,7 +97,8 @@ def _embedded(
     if damaged := entry.discard_damaged():
         progress.say(f"{name}: {len(damaged)} cached part(s) were damaged and are computed again.")
     if (summary := entry.summary()) is None:
-        _embed(job, entry, options, progress, entry.missing(), in_one_pass(job, later, options))
+        missing = entry.missing()
+        _embed(job, entry, options, progress, missing, in_one_pass(job, later, options) if missing else ())
         summary = entry.complete()
         _say_what_waited(job, summary["stage"], progress)
     broken = entry.broken()
@@ -131,11 +132,12 @@ def _embed(
     shards: Sequence[int],
     beside: Sequence[Job] = (),
 ) -> None:
-    """Compute shards, and those of jobs that come of the same pass; alone where these do not go with it."""
+    """Compute shards, and the same ones of the jobs `beside`; where that fails, the job's alone."""
     if beside and shards:
         try:
             _pass(job, entry, options, progress, shards, beside)
-        except (UsageError, ModelError):  # perhaps another layer's fault, whose own job says so
+        except ModelError as error:  # of another layer, perhaps, or for want of memory
+            progress.say(f"Note: {job.name}: its layers are embedded one by one, for together they failed: {error}")
             shards = sorted(set(shards) & set(entry.missing()))
         else:
             return
@@ -151,17 +153,14 @@ def _pass(
     shards: Sequence[int],
     beside: Sequence[Job],
 ) -> None:
+    """One pass of the encoder over the shards' clips. Raises as `aape_bench.embed.embed`."""
     from aape_bench.embed import embed
 
     model, data, name = job.model, job.data, job.name
+    encoder, others = _built(job, beside, options)
     batch_size, automatic = entry.begin(*_batch_size(data, options))
-    entries, models = [entry], []
-    for one in beside:
-        other = entry_of(one.model, one.data, one.protocol, one.data.fingerprints(), options)
-        if other.begin(batch_size, automatic) == (batch_size, automatic):  # else it goes on as it was begun, alone
-            entries.append(other)
-            models.append(one.model)
-    encoder, sizes = model.build_beside(models) if models else (model.build(), [])
+    for other, _ in others:
+        other.begin(batch_size, automatic)
     if options.batch_size not in (None, batch_size):
         progress.say(f"{name}: continuing with batches of {batch_size}, as they were begun.")
     ranges = entry.shards()
@@ -169,24 +168,35 @@ def _pass(
         progress.say(f"{name}: embedding {len(shards)} of {len(ranges)} parts.")
 
     def shrink(size: int) -> int:
-        smaller = min(one.shrink(size) for one in entries)
+        smaller = entry.shrink(size)
         progress.say(f"Note: {name}: the device's memory does not do for batches of {size}; {smaller} from here on.")
         return smaller
 
     environment.reset_peak_memory()
     reader = reader_of(model, data, encoder, job.protocol.input_of(data.task))
-    title = f"{name}: embedding" + f", {len(entries)} layers in one pass" * bool(models)
+    title = f"{name}: embedding" + f", {1 + len(others)} layers in one pass" * bool(others)
     with progress.stage(title, sum(len(ranges[number]) for number in shards), "clips") as advance:
         try:
             embed(
                 encoder, reader, entry, batch_size, options.device, options.skip_broken, advance,
-                shards=shards, model=model.label, shrink=shrink if automatic else None,
-                beside=list(zip(entries, sizes, strict=False))[1:],
+                shards=shards, model=model.label, shrink=shrink if automatic and not others else None, beside=others,
             )  # fmt: skip
         except ModelError as error:
             if options.precision == "float32":
                 raise
             raise ModelError(f"{error} (It ran at --precision {options.precision}, not float32.)") from error
+
+
+def _built(job: Job, beside: Sequence[Job], options: Options) -> tuple[Encoder, list[tuple[EmbeddingEntry, int]]]:
+    """The encoder of a job and of those beside it, and these' entries with the sizes of their embeddings."""
+    if not beside:
+        return job.model.build(), []
+    encoder, sizes = job.model.build_beside([one.model for one in beside])
+    return encoder, [
+        (entry_of(one.model, one.data, one.protocol, one.data.fingerprints(), options), size)
+        for one, size in zip(beside, sizes, strict=True)
+        if size is not None  # None: its own job will say why
+    ]
 
 
 def _say_what_waited(job: Job, stage: dict[str, Any], progress: Progress) -> None:

@@ -145,15 +145,20 @@ class HubChoice(ModelChoice):
 
     @cached_property
     def reads_from(self) -> str | None:  # type: ignore[override]
+        if self.family.name == REMOTE:  # nothing is known of the shapes of its layers
+            return None
         config = {name: value for name, value in deciding(self.config).items() if name != "layer"}
         return digest([self._hash(config), self.seed if self.draws_from_seed else None])
 
-    def build_beside(self, others: Sequence[ModelChoice]) -> tuple[Encoder, list[int]]:
+    def build_beside(self, others: Sequence[ModelChoice]) -> tuple[Encoder, list[int | None]]:
+        from aape_bench.models.hub.encoder import HubEncoder
         from aape_bench.models.hub.layers import Layers
 
-        encoder: Any = self.build()
+        encoder = self.build()
+        if not isinstance(encoder, HubEncoder):  # of another package's family
+            return encoder, [None] * len(others)
         together = Layers(encoder, [one.settings["layer"] for one in (self, *others)]).eval()
-        return together, together.sizes
+        return together, together.sizes[1:]
 
     def build(self) -> Encoder:
         """The encoder. Raises ModelError, which names the model, whatever is wrong with its files."""

@@ -7,23 +7,32 @@ from collections.abc import Iterable
 from aape_bench.addresses import entry_of, recorded
 from aape_bench.planning import Job, Options
 
+#: Layers of one pass where embeddings are of moments: a shard of all of them is in memory at once.
+_MOST_OF_MOMENTS = 4
+
 
 def in_one_pass(job: Job, jobs: Iterable[Job], options: Options) -> list[Job]:
-    """Of `jobs` those whose embeddings are missing as the job's own are, and read from the same; one of each layer."""
+    """Of `jobs` those whose embeddings are as far as the job's own, and read from the same; one of each layer."""
     if job.model.reads_from is None or job.data.unread():
         return []
     prints = job.data.fingerprints()
     own = entry_of(job.model, job.data, job.protocol, prints, options)
-    missing = own.missing()
-    found = {own.address: job}
+    missing, begun = own.missing(), own.begun()
+    seen, found = {own.address}, list[Job]()
     for other in jobs:
+        if len(found) + 1 == _MOST_OF_MOMENTS and own.moments:
+            break
+        if other.data is not job.data or other.model.reads_from != job.model.reads_from:
+            continue
+        if other.protocol.trains_encoder:
+            continue
+        entry = entry_of(other.model, other.data, other.protocol, prints, options)
         if (
-            other.data is job.data
-            and other.model.reads_from == job.model.reads_from
-            and not other.protocol.trains_encoder
+            entry.address not in seen
+            and entry.treatment == own.treatment
             and recorded(other.model, other.data, other.protocol, prints, options) is None
         ):
-            entry = entry_of(other.model, other.data, other.protocol, prints, options)
-            if entry.treatment == own.treatment and entry.missing() == missing:
-                found.setdefault(entry.address, other)
-    return list(found.values())[1:]
+            seen.add(entry.address)
+            if entry.missing() == missing and entry.begun() == begun:
+                found.append(other)
+    return found

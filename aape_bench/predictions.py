@@ -215,14 +215,16 @@ def _parse(text: io.TextIOBase, with_scores: bool) -> Predictions:
 
 
 def _rows(text: io.TextIOBase, first_score: int, columns: int) -> Iterator[tuple[list[str], str]]:
-    """Every row's cells before its scores, and the scores as they stand there: a CSV reader is for the few quoted."""
-    lines = iter(text)
-    for number, line in enumerate(lines, 1):
-        while line.count('"') % 2 and (more := next(lines, "")):  # a cell goes on in the next line
-            line += more
-        line = line.removesuffix("\n").removesuffix("\r")
+    """Every row's cells before its scores, and the scores as they stand there.
+
+    Quotes stand around whole cells, as `write` and Python's csv module have it: only up to the last one of a row does
+    it take a CSV reader.
+    """
+    for number, line in enumerate(_whole_lines(iter(text)), 1):
         quoted = line.rfind('"') + 1
         cells = next(csv.reader([line[:quoted]], strict=True)) if quoted else []
+        if any("," in cell for cell in cells[first_score:]):
+            raise ValueError(f"row {number} has a score that is no number")
         rest = line[quoted:]
         if quoted and rest and not rest.startswith(","):
             raise ValueError(f"row {number} goes on behind a quote")
@@ -233,6 +235,16 @@ def _rows(text: io.TextIOBase, first_score: int, columns: int) -> Iterator[tuple
         if found != columns:
             raise ValueError(f"row {number} has {found} cells, not {columns}")
         yield cells, ",".join(scores)
+
+
+def _whole_lines(lines: Iterator[str]) -> Iterator[str]:
+    """Lines without their ends; those that a quoted cell goes over are one."""
+    for line in lines:
+        parts, inside = [line], line.count('"') % 2
+        while inside and (more := next(lines, "")):
+            parts.append(more)
+            inside ^= more.count('"') % 2
+        yield "".join(parts).removesuffix("\n").removesuffix("\r")
 
 
 def _numbers(rows: Iterator[str], columns: int) -> npt.NDArray[np.float32]:

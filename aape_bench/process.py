@@ -11,7 +11,7 @@ _OPTIONS = {"MALLOC_MMAP_THRESHOLD_": (-3, 32 << 20), "MALLOC_TRIM_THRESHOLD_": 
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep what is freed, up to 64 MB, for this process and those that it starts.
+    """Let the C library keep some of what is freed, for this process and those that it starts.
 
     An encoder frees at every step what it takes again at the next; until glibc has learned that, it asks the system for
     the same pages each time, which fills them with zeros: 5 to 17 % of an encoder's time on a CPU, half of the
@@ -30,7 +30,7 @@ def keep_freed_memory() -> None:
 
 
 def wait_briefly() -> None:
-    """Before OpenMP is loaded: threads that wait for work spin for some 10 microseconds, then sleep.
+    """Before OpenMP is loaded: threads that wait for work spin for some hundred microseconds, then sleep.
 
     Spinning on, they would take the processors from those that decode; asleep at once (OMP_WAIT_POLICY=passive), they
     would be woken at every step: 1.3 times the time of AaPE's tiny encoder, 3 times the log-mel's.

@@ -62,6 +62,7 @@ class _Classes:
 
     first:  (classes + 1,) the first level of each class, and the number of all.
     owner:  (levels,) the class of each.
+    at, above: the places at each level, and between it and the next.
     places: sparse (2 levels + classes, clips), sums weights of clips, class by class: below its first level, at it,
             between it and the next, at that, ... above the last.
     hits:   sparse (levels, clips), sums weights of the positive clips at each level.
@@ -79,6 +80,10 @@ class _Classes:
         new[1:] = (owner[1:] != owner[:-1]) | (score[1:] != score[:-1])
         self.owner, levels = owner[new], score[new]
         self.first = np.searchsorted(self.owner, np.arange(classes + 1))
+        # a class alone needs no copies
+        own_places = 2 * np.arange(len(levels)) + self.owner + 1
+        self.at: Any = own_places if classes > 1 else slice(1, None, 2)
+        self.above: Any = own_places + 1 if classes > 1 else slice(2, None, 2)
         place = np.empty((classes, clips), np.int64)
         for at, (start, stop) in enumerate(zip(self.first[:-1], self.first[1:], strict=True)):
             own = levels[start:stop]
@@ -93,8 +98,8 @@ class _Classes:
     def __call__(self, weights: Weighted) -> Array:
         """(2, classes, draws): average precision and AUROC."""
         sums, hits_at = (self.places @ weights).astype(np.float64), (self.hits @ weights).astype(np.float64)
-        at = sums[self._at()]
-        reached, hits = self._so_high(at + sums[self._at() + 1]), self._so_high(hits_at)
+        at = sums[self.at]
+        reached, hits = self._so_high(at + sums[self.above]), self._so_high(hits_at)
         total, positives = reached[self.first[:-1]] + sums[self._lowest()], hits[self.first[:-1]]
         precision = np.divide(hits, reached, out=np.zeros_like(hits), where=reached > 0)
         negatives = total - positives
@@ -110,14 +115,12 @@ class _Classes:
         """The place below each class's first level."""
         return np.asarray(2 * self.first[:-1] + np.arange(len(self.first) - 1))
 
-    def _at(self) -> npt.NDArray[np.int64]:
-        """The place at each level."""
-        return np.asarray(2 * np.arange(len(self.owner)) + self.owner + 1)
-
     def _so_high(self, values: Array) -> Array:
         """(levels, draws): at each level the sum of it and those above of its class; exact for counts."""
         onwards = np.zeros((len(values) + 1, values.shape[1]))
         np.cumsum(values[::-1], axis=0, out=onwards[-2::-1])
+        if len(self.first) == 2:
+            return onwards[:-1]
         return np.asarray(onwards[:-1] - onwards[self.first[1:]][self.owner])
 
     def _by_class(self, values: Array) -> Array:

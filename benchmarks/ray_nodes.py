@@ -61,9 +61,9 @@ def measure(quick: bool) -> list[Row]:
         costs = alternating(runs, *sides)
         work.check()
     walls = [[cost.wall for cost in side] for side in costs]
-    notes = f"{os.cpu_count()} processors of this machine"
-    ray = compared("ray_nodes", f"{JOBS} jobs on 2 Ray nodes, beside 1", walls[0], walls[1], "s", notes)
-    ceiling = compared("ray_nodes", f"{JOBS} jobs in 2 plain processes, beside 1: the ceiling", *walls[2:], "s", notes)
+    what, notes = f"{JOBS} jobs of {clips} clips", f"{os.cpu_count()} processors of this machine"
+    ray = compared("ray_nodes", f"{what} on 2 Ray nodes, beside 1", walls[0], walls[1], "s", notes)
+    ceiling = compared("ray_nodes", f"{what} in 2 plain processes, beside 1: the ceiling", *walls[2:], "s", notes)
     assert ray.ratio is not None
     assert ceiling.ratio is not None
     share = Row(

@@ -151,6 +151,8 @@ def test_progress_goes_to_standard_error(small_esc50: Path, capsys: pytest.Captu
         {"batch_size": "many"},
         {"batch_size": True},
         {"executor": 4},
+        {"address": 6379},
+        {"address": "127.0.0.1:6379"},
         {"data_dir": ""},
         {"data_dir": "~nobody-of-that-name/data"},
         {"data_dir": "nul\0byte"},

@@ -136,6 +136,7 @@ def test_a_damaged_file_is_told(tmp_path: Path, kind: str) -> None:
         (",repeat,", ",fold,"),
         ("\nclip 5,", "\nclip 5,,"),
         ("0.25", "O.25"),
+        ("0.25,", '"0.25,0.5"'),  # two scores in one cell
     ],
 )
 def test_rows_that_do_not_fit_are_told(tmp_path: Path, old: str, new: str) -> None:
@@ -162,6 +163,16 @@ def test_a_cell_too_many_is_told_where_there_are_no_scores(tmp_path: Path, more:
     path, event = tmp_path / "p.csv.gz", (("a", 0.0, 1.0),)
     write(path, Predictions("event", ["x"], np.array(["test"]), [None], [event], [], None, [[event]]))
     path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()).rstrip() + more.encode() + b"\n"))
+    with pytest.raises(StorageError, match="cannot be read"):
+        read(path)
+
+
+def test_a_quote_that_never_ends_costs_no_more_than_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "p.csv.gz"
+    write(path, scored(clips=100))
+    text = gzip.decompress(path.read_bytes()).decode()
+    head, rows = text.split("\n", 1)
+    path.write_bytes(gzip.compress(f'{head}\n"{rows * 2000}'.encode()))  # hours, were lines joined one by one
     with pytest.raises(StorageError, match="cannot be read"):
         read(path)
 

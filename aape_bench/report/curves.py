@@ -6,7 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,31 +23,32 @@ if TYPE_CHECKING:
 #: Of the reliability diagram: bins at most, and clips of each at least.
 BINS, LEAST_CLIPS = 10, 10
 ACROSS = 3
-#: Lines of one panel: of more the first, who are the best where records come in the leaderboard's order.
+#: Lines of one panel: of more the first, the best. (Records come in the leaderboard's order.)
 MOST = 8
 
 
 def plot_learning(records: Sequence[Record], out: Path) -> list[Path]:
-    """Draw `learning`: validation scores by update, a panel per task and protocol, thin lines the folds.
+    """Draw `learning`: validation scores by update, a panel per task, data and protocol, thin lines the folds.
 
     Returns no paths where nothing was fine-tuned. Raises StorageError.
     """
-    panels: dict[tuple[str, str, str], list[Record]] = defaultdict(list)
+    panels: dict[_Panel, list[Record]] = defaultdict(list)
     for record in records:
         if any(isinstance(choice.get("curve"), list) for choice in record.protocol["choices"]):
-            panels[record.task["name"], record.protocol["label"], record.task["metric"]].append(record)
+            panels[_panel_of(record)].append(record)
     return _write(out, "learning", lambda: _learning(panels)) if panels else []
 
 
 def plot_reliability(found: Sequence[tuple[Record, Predictions]], out: Path) -> list[Path]:
-    """Draw `reliability`: how often what was said with such a probability is right, a panel per task and protocol.
+    """Draw `reliability`: how often what was said with such a probability is right, a panel per task, data and
+    protocol.
 
     Of results with exclusive classes whose scores are log-probabilities; the others are left out. Raises StorageError.
     """
-    panels: dict[tuple[str, str], list[tuple[Record, Reliability]]] = defaultdict(list)
+    panels: dict[_Panel, list[tuple[Record, Reliability]]] = defaultdict(list)
     for record, predictions in found:
         if (measured := reliability(predictions)) is not None:
-            panels[record.task["name"], record.protocol["label"]].append((record, measured))
+            panels[_panel_of(record)].append((record, measured))
     return _write(out, "reliability", lambda: _reliability(panels)) if panels else []
 
 
@@ -80,9 +81,27 @@ def reliability(predictions: Predictions) -> Reliability | None:
     return Reliability(chances.max(axis=2).ravel(), right.astype(bool).ravel())
 
 
-def _learning(panels: Mapping[tuple[str, str, str], Sequence[Record]]) -> Figure:
+class _Panel(NamedTuple):
+    """What lines of one panel have in common. data: fingerprint."""
+
+    task: str
+    protocol: str
+    metric: str
+    data: str
+
+    def title(self, records: int) -> str:
+        return f"{self.task}, {_short(self.protocol)}" + (f": the best {MOST}" if records > MOST else "")
+
+
+def _panel_of(record: Record) -> _Panel:
+    task = record.task
+    name = f"{task['name']} ({task['partial']})" if task["partial"] else task["name"]
+    return _Panel(name, record.protocol["label"], task["metric"], task["fingerprint"])
+
+
+def _learning(panels: Mapping[_Panel, Sequence[Record]]) -> Figure:
     figure, every = _panels(len(panels))
-    for axes, ((task, protocol, metric), records) in zip(every, panels.items(), strict=True):
+    for axes, (panel, records) in zip(every, panels.items(), strict=True):
         for at, (name, record) in enumerate(zip(_names(records), records[:MOST], strict=True)):
             colour = COLOURS[at % len(COLOURS)]
             folds = []
@@ -94,16 +113,16 @@ def _learning(panels: Mapping[tuple[str, str, str], Sequence[Record]]) -> Figure
             common = sorted(set(folds[0]).intersection(*folds[1:])) if folds else []
             mean = [float(np.mean([fold[update] for fold in folds])) for update in common]
             axes.plot(common, mean, color=colour, linewidth=1.8, label=name)
-        axes.set_title(_title(task, protocol, len(records)), size=9, parse_math=False)
+        axes.set_title(panel.title(len(records)), size=9, parse_math=False)
         axes.set_xlabel("update")
-        axes.set_ylabel(f"{metric} on validation", parse_math=False)
+        axes.set_ylabel(f"{panel.metric} on validation", parse_math=False)
         axes.legend(frameon=False, fontsize=7)
     return figure
 
 
-def _reliability(panels: Mapping[tuple[str, str], Sequence[tuple[Record, Reliability]]]) -> Figure:
+def _reliability(panels: Mapping[_Panel, Sequence[tuple[Record, Reliability]]]) -> Figure:
     figure, every = _panels(len(panels))
-    for axes, ((task, protocol), found) in zip(every, panels.items(), strict=True):
+    for axes, (panel, found) in zip(every, panels.items(), strict=True):
         axes.plot([0, 1], [0, 1], color=FAINT, linewidth=0.8, linestyle="--")
         names = _names([record for record, _ in found])
         for at, (name, (_, measured)) in enumerate(zip(names, found[:MOST], strict=True)):
@@ -112,7 +131,7 @@ def _reliability(panels: Mapping[tuple[str, str], Sequence[tuple[Record, Reliabi
             axes.plot(measured.confidence, measured.right, linewidth=1.2, label=label, **style)
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1)
-        axes.set_title(_title(task, protocol, len(found)), size=9, parse_math=False)
+        axes.set_title(panel.title(len(found)), size=9, parse_math=False)
         axes.set_xlabel("probability of the class that was said")
         axes.set_ylabel("share that was right")
         legend = axes.legend(frameon=False, fontsize=7, title="expected calibration error", title_fontsize=7)
@@ -125,12 +144,8 @@ def _names(records: Sequence[Record]) -> list[str]:
     labels = [record.model["label"] for record in records]
     return [
         f"{_short(label)}, seed {record.seed}" if labels.count(label) > 1 else _short(label)
-        for label, record in list(zip(labels, records, strict=True))[:MOST]
+        for label, record in zip(labels[:MOST], records[:MOST], strict=True)
     ]
-
-
-def _title(task: str, protocol: str, records: int) -> str:
-    return f"{task}, {_short(protocol)}" + (f": the best {MOST}" if records > MOST else "")
 
 
 def _panels(count: int) -> tuple[Figure, list[Any]]:

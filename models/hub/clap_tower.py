@@ -25,7 +25,7 @@ class ClapTower(WindowedEncoder):
     taper: Tensor
 
     def __init__(self, source: HubSource, config: HubConfig, seed: int | None) -> None:
-        _refuse_other(source.name, config.layer)
+        _refuse_other(source.name, config.layer)  # before the weights are loaded
         tower: Any = load_model(source, "ClapModel", "audio_model", {}, seed)
         about, stages = tower.config, tower.audio_encoder.layers
         width = about.patch_embeds_hidden_size * 2 ** (len(stages) - 1)
@@ -64,8 +64,7 @@ class ClapTower(WindowedEncoder):
     def encode(self, audio: Tensor, lengths: Tensor) -> Tensor:
         """As `WindowedEncoder`."""
         is_longer = torch.zeros(len(audio), 1, dtype=torch.bool, device=audio.device)
-        features = self.features(audio, lengths)
-        hidden = self.hidden(lambda: {"input_features": features, "is_longer": is_longer})
+        hidden = self.hidden(lambda: {"input_features": self.features(audio, lengths), "is_longer": is_longer})
         return hidden.mean(dim=2).transpose(1, 2)
 
     def features(self, audio: Tensor, lengths: Tensor) -> Tensor:

@@ -35,7 +35,9 @@ class HubEncoder(Encoder):
         self.sample_rate = source.sample_rate
         self.name, self._depth, self._width = source.name, len(blocks), width
         self.read_layer(config.layer)
+        #: What the tower put out in this pass, and which of it is next.
         self._outputs: list[Any] | None = None
+        self._next = 0
         names = {parameter: f"tower.{name}" for name, parameter in tower.named_parameters()}
         self._groups = [[names[parameter] for parameter in block.parameters()] for block in blocks]
         behind = tuple(f"tower.{name}" for name in after)
@@ -57,16 +59,24 @@ class HubEncoder(Encoder):
                 f"The hub model {self.name} has hidden states 0 (input of the first block) to {self._depth} (output of "
                 f"the last), so layer={layer} does not exist."
             )
-        self.layer, self._next = layer, 0
+        self.layer = layer
         size = self._width * (self._depth + 1) if layer == "all" else self._width
         self.scene_embedding_size = self.timestamp_embedding_size = size
 
     @contextmanager
-    def one_pass(self) -> Iterator[None]:
-        """Within, the tower runs for the first layer that is read; the others find what it put out, call by call."""
+    def one_pass(self) -> Iterator[Callable[[int | str], None]]:
+        """Within, the tower runs for the first layer that is read; the others find what it put out, call by call.
+
+        Gives what reads a layer: `read_layer`, from the first call on.
+        """
+
+        def read(layer: int | str) -> None:
+            self.read_layer(layer)
+            self._next = 0
+
         self._outputs = []
         try:
-            yield
+            yield read
         finally:
             self._outputs = None
 

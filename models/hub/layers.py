@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from aape_bench.encoder import Encoder
+from aape_bench.errors import UsageError
 from aape_bench.models.hub.encoder import HubEncoder
 
 _T = TypeVar("_T")
@@ -17,19 +18,25 @@ _T = TypeVar("_T")
 class Layers(Encoder):
     """Embeddings are those of every layer side by side, to the bit: pooling is each layer's own.
 
-    sizes: of each layer's embedding. Raises UsageError where a layer does not exist.
+    sizes: of each layer's embedding, None where the model has no such layer; that is left out.
     """
 
     def __init__(self, encoder: HubEncoder, layers: Sequence[int | str]) -> None:
         super().__init__()
-        self.encoder, self.layers = encoder, layers
+        self.encoder = encoder
         self.sample_rate, self.takes_lengths = encoder.sample_rate, encoder.takes_lengths
         self.random_weights = encoder.random_weights
-        self.sizes = []
+        self.layers: list[int | str] = []
+        self.sizes: list[int | None] = []
         for layer in layers:
-            encoder.read_layer(layer)
-            self.sizes.append(encoder.scene_embedding_size)
-        self.scene_embedding_size = self.timestamp_embedding_size = sum(self.sizes)
+            try:
+                encoder.read_layer(layer)
+            except UsageError:
+                self.sizes.append(None)
+            else:
+                self.layers.append(layer)
+                self.sizes.append(encoder.scene_embedding_size)
+        self.scene_embedding_size = self.timestamp_embedding_size = sum(size or 0 for size in self.sizes)
 
     def scene_embeddings(self, audio: Tensor, lengths: Tensor | None = None) -> Tensor:
         """As `Encoder`."""
@@ -41,7 +48,7 @@ class Layers(Encoder):
         return torch.cat([embeddings for embeddings, _ in parts], dim=2), parts[0][1]
 
     def _each(self, embed: Callable[[], _T]) -> Iterator[_T]:
-        with self.encoder.one_pass():
+        with self.encoder.one_pass() as read:
             for layer in self.layers:
-                self.encoder.read_layer(layer)
+                read(layer)
                 yield embed()

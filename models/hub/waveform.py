@@ -72,16 +72,13 @@ class WaveformEncoder(HubEncoder):
         order, parts = [], []
         for length in torch.unique(lengths).tolist():
             rows = torch.nonzero(lengths == length)[:, 0]
-            hidden = self._hidden(audio[rows, :length])
+            clips = audio[rows, :length]
+            hidden = self.hidden(lambda clips=clips: {"input_values": self.features(clips)}).float()
             order.append(rows)
             parts.append(nn.functional.pad(hidden, (0, 0, 0, longest - hidden.shape[1])))
         if not parts:
             return audio.new_zeros(0, 0, self.timestamp_embedding_size), frames
         return torch.cat(parts)[torch.argsort(torch.cat(order))], frames
-
-    def _hidden(self, clips: Tensor) -> Tensor:
-        """Of whole clips (n, samples)."""
-        return self.hidden(lambda: {"input_values": self.features(clips)}).float()
 
     def features(self, clips: Tensor) -> Tensor:
         """What the model is given of whole clips (n, samples), as transformers' Wav2Vec2FeatureExtractor makes it."""

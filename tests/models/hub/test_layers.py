@@ -14,7 +14,7 @@ from hub_models import noise, save, transformers
 from toys import Cli, contents, run
 
 from aape_bench import cache
-from aape_bench.errors import UsageError
+from aape_bench.models.hub.layers import Layers
 from aape_bench.records import read_all
 from aape_bench.selection import select_model
 
@@ -56,7 +56,9 @@ def test_layers_side_by_side_are_those_apart_to_the_bit(kind: str, tmp_path: Pat
     folder = save(kind, tmp_path / kind)
     first, *others = [select_model(f"hf:{folder}", {"layer": layer}, "default", 0) for layer in LAYERS]
     assert len({choice.reads_from for choice in (first, *others)}) == 1
-    together, sizes = first.build_beside(others)
+    together, others_sizes = first.build_beside(others)
+    sizes = [16, *map(int, filter(None, others_sizes))]
+    assert sizes == [16, 16, 16, 16, 48]
     audio, lengths = noise(3, 20000), torch.tensor([20000, 9731, 16000])
     audio = audio * (torch.arange(20000) < lengths[:, None])
     with torch.inference_mode():
@@ -76,11 +78,11 @@ def test_what_is_no_other_layer_of_the_same_is_no_pass_of_it(tiny: Path, tmp_pat
     other = select_model(f"hf:{save('hubert', tmp_path / 'hubert')}", {}, "default", 0)
     assert len({choice.reads_from for choice in (plain, *drawn, other)}) == 4
     assert select_model("logmel", {}, "default", 0).reads_from is None
-    clap = save("clap", tmp_path / "clap")
-    with pytest.raises(UsageError, match="only layer=last"):
-        select_model(f"hf:{clap}", {}, "default", 0).build_beside(
-            [select_model(f"hf:{clap}", {"layer": "1"}, "default", 0)]
-        )
+    clap = f"hf:{save('clap', tmp_path / 'clap')}"
+    first, second = (select_model(clap, {"layer": layer}, "default", 0) for layer in ("last", "1"))
+    together, sizes = first.build_beside([second])
+    assert sizes == [None]
+    assert together.scene_embedding_size == first.build().scene_embedding_size
 
 
 @pytest.mark.parametrize("kind", ["multiclass", "event"])
@@ -108,16 +110,48 @@ def test_a_run_of_layers_takes_one_pass_and_leaves_what_runs_apart_leave(
 
 
 @pytest.mark.parametrize("executor", ["local", "local:2"])
-def test_a_layer_that_does_not_exist_keeps_no_other_from_its_pass(
-    cli: Cli, small_esc50: Path, tiny: Path, tmp_path: Path, executor: str
+def test_a_layer_that_does_not_exist_keeps_no_other_from_the_pass(
+    cli: Cli, small_esc50: Path, tiny: Path, tmp_path: Path, passes: list[bool], executor: str
 ) -> None:
-    models = of_layers(tiny, "99", "0", "98", "last")
-    status, _, err = run(cli, small_esc50, "--executor", executor, "--protocol", "knn", model=models)
+    line = ("--executor", executor, "--protocol", "knn")
+    alone = ("--cache-dir", tmp_path / "alone", "--results-dir", tmp_path / "alone")
+    assert run(cli, small_esc50, "--protocol", "knn", *alone, model=of_layers(tiny, "0"))[0] == 0
+    count = len(passes)
+    passes.clear()
+    status, _, err = run(cli, small_esc50, *line, model=of_layers(tiny, "99", "0", "98", "last"))
     assert status == 2
-    assert "layer=99 does not exist" in err
-    assert "layer=98 does not exist" in err
+    assert err.count("layer=99 does not exist") == err.count("layer=98 does not exist") == 1
+    assert "one by one" not in err
+    assert len(passes) == (count if executor == "local" else 0)  # else in other processes
     found = {json.dumps(record.model["settings"]["layer"]) for _, record in read_all(tmp_path / "results")[0]}
     assert found == {"0", '"last"'}
+    begun = [path.parent for path in (tmp_path / "cache").rglob("entry.json")]
+    assert len(begun) == len([folder for folder in begun if any(folder.glob("*.npy"))]) == 2
+
+
+def test_what_memory_does_not_do_for_together_is_done_one_by_one_with_its_own_batches(
+    cli: Cli, small_esc50: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(Layers, "scene_embeddings", full)
+    status, _, err = run(cli, small_esc50, "--protocol", "knn", model=of_layers(tiny, "0", "1"))
+    assert status == 0, err
+    assert err.count("its layers are embedded one by one") == 1
+    records = [record for _, record in read_all(tmp_path / "results")[0]]
+    assert {record.stages["embed"]["batch_size"] for record in records} == {16}  # of 5 s clips
+
+
+def test_few_layers_of_moments_are_in_memory_at_once(cli: Cli, tiny: Path, tmp_path: Path, passes: list[bool]) -> None:
+    task = f"hear:{make_folder(tmp_path / 'toy', 'event', clips=3, seconds=(1.0,))}"
+    line = ("run", "--task", task, "--protocol", "linear")
+    assert cli(*line, "--model", of_layers(tiny, "0", "1", "2", "last"))[0] == 0
+    count = len(passes)
+    passes.clear()
+    both = ("--cache-dir", str(tmp_path / "other"), "--results-dir", str(tmp_path / "other"))
+    assert cli(*line, *both, "--model", of_layers(tiny, "0", "1", "2", "last", "mean"))[0] == 0
+    assert len(passes) == 2 * count
 
 
 def test_what_was_begun_with_other_batches_goes_on_alone(

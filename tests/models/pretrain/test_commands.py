@@ -49,11 +49,11 @@ def test_from_audio_to_an_evaluation(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_a_killed_and_a_stopped_command_go_on_to_the_same_bytes(cli: Cli, audio: Path, tmp_path: Path) -> None:
-    more = ("--steps", 60, "--set", "checkpoint_every=4", "--set", "log_every=3")
+    more = ("--steps", 100, "--set", "checkpoint_every=4", "--set", "log_every=3")
     ends = ((signal.SIGKILL, ""), (signal.SIGTERM, "The same command with --resume goes on."))
     started = [start(line(audio, tmp_path / number.name, *more)) for number, _ in ends]
     for process, (number, _) in zip(started, ends, strict=True):
-        wait_for(process, tmp_path / number.name / "state-8.pt")
+        wait_for(process, tmp_path / number.name)
         process.send_signal(number)
     for process, (number, said) in zip(started, ends, strict=True):
         out = tmp_path / number.name
@@ -61,7 +61,7 @@ def test_a_killed_and_a_stopped_command_go_on_to_the_same_bytes(cli: Cli, audio:
         assert process.returncode == (-9 if number == signal.SIGKILL else 128 + number), err
         assert said in err
         assert "Traceback" not in err
-        assert not (out / "state-60.pt").exists()
+        assert not (out / "state-100.pt").exists()
     status, _, err = cli(*line(audio, tmp_path / "whole", *more))
     assert status == 0, err
     for name in ("SIGKILL", "SIGTERM"):
@@ -71,7 +71,7 @@ def test_a_killed_and_a_stopped_command_go_on_to_the_same_bytes(cli: Cli, audio:
         status, _, err = cli(*line(audio, tmp_path / name, *more, "--resume"))
         assert status == 0, err
         assert "Going on after step" in err
-        assert same_run(tmp_path / "whole", tmp_path / name, step=60)
+        assert same_run(tmp_path / "whole", tmp_path / name, step=100)
 
 
 def start(arguments: list[str]) -> subprocess.Popen[str]:
@@ -79,8 +79,9 @@ def start(arguments: list[str]) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def wait_for(process: subprocess.Popen[str], file: Path) -> None:
-    while not file.exists():
+def wait_for(process: subprocess.Popen[str], out: Path) -> None:
+    """Until there is a checkpoint; of which step hangs on the machine, as older ones are deleted."""
+    while next(out.glob("state-*.pt"), None) is None:
         assert process.poll() is None, process.communicate()
         time.sleep(0.005)
 
@@ -93,7 +94,7 @@ def test_processes_of_its_own_stop_together(audio: Path, tmp_path: Path) -> None
     arguments = line(audio, tmp_path / "out", "--steps", 400, "--set", "checkpoint_every=4", "--devices", 2)
     command = [sys.executable, str(program), *arguments]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    wait_for(process, tmp_path / "out" / "state-4.pt")
+    wait_for(process, tmp_path / "out")
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 143, err
