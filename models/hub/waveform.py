@@ -7,6 +7,7 @@ positional convolutions carry padding back into the clip. (Imports torch and tra
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -72,13 +73,15 @@ class WaveformEncoder(HubEncoder):
         order, parts = [], []
         for length in torch.unique(lengths).tolist():
             rows = torch.nonzero(lengths == length)[:, 0]
-            clips = audio[rows, :length]
-            hidden = self.hidden(lambda clips=clips: {"input_values": self.features(clips)}).float()
+            hidden = self.hidden(partial(self._inputs, audio[rows, :length])).float()
             order.append(rows)
             parts.append(nn.functional.pad(hidden, (0, 0, 0, longest - hidden.shape[1])))
         if not parts:
             return audio.new_zeros(0, 0, self.timestamp_embedding_size), frames
         return torch.cat(parts)[torch.argsort(torch.cat(order))], frames
+
+    def _inputs(self, clips: Tensor) -> dict[str, Tensor]:
+        return {"input_values": self.features(clips)}
 
     def features(self, clips: Tensor) -> Tensor:
         """What the model is given of whole clips (n, samples), as transformers' Wav2Vec2FeatureExtractor makes it."""
