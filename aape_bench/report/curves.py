@@ -90,7 +90,7 @@ class _Panel(NamedTuple):
     data: str
 
     def title(self, records: int) -> str:
-        return f"{self.task}, {_short(self.protocol)}" + (f": the best {MOST}" if records > MOST else "")
+        return f"{self.task}\n{_short(self.protocol)}" + (f": the best {MOST}" if records > MOST else "")
 
 
 def _panel_of(record: Record) -> _Panel:

@@ -145,9 +145,13 @@ def test_learning_curves_are_those_of_the_records(results: Path, tmp_path: Path)
     png, svg = plot_learning([tuned], tmp_path)
     assert png.stat().st_size > 5000
     said = words(svg)
-    assert f"{record.task['name']}, finetune" in said
+    assert {record.task["name"], "finetune"} <= set(said)
+    partial = dataclasses.replace(tuned, task={**tuned.task, "partial": "60 of 2000", "fingerprint": "other"})
+    said = words(plot_learning([tuned, partial], tmp_path)[1])
+    assert {record.task["name"], f"{record.task['name']} (60 of 2000)"} <= set(said)  # not in one panel
     assert record.model["label"] in " ".join(said) or any("…" in text for text in said)
     assert not any("seed" in text or "best" in text for text in said)
+
     seeds = [dataclasses.replace(tuned, seed=seed) for seed in range(9)]
     said = words(plot_learning(seeds, tmp_path)[1])
     assert sum("seed 7" in text for text in said) == 1
