@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import accumulate, chain, islice
 
 import numpy as np
 import numpy.typing as npt
@@ -121,12 +121,9 @@ class _Work:
 
     def _entries(self) -> list[tuple[EmbeddingEntry, slice]]:
         """Every entry, and which of the encoder's values are its."""
-        stop = self._size
-        found: list[tuple[EmbeddingEntry, slice]] = []
-        for entry, size in reversed(self.beside):
-            found.insert(0, (entry, slice(stop - size, stop)))
-            stop -= size
-        return [(self.entry, slice(0, stop)), *found]
+        every = [(self.entry, self._size - sum(size for _, size in self.beside)), *self.beside]
+        stops = accumulate(size for _, size in every)
+        return [(entry, slice(stop - size, stop)) for (entry, size), stop in zip(every, stops, strict=True)]
 
     def _of(self, clip: npt.NDArray[np.float32], columns: slice) -> npt.NDArray[np.float32]:
         """A clip's moments, the time first, with only these of their values."""
