@@ -1,4 +1,4 @@
-"""The static site: its pages by themselves, and in the system's browser."""
+"""The static site: its pages by themselves."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import errno
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
+from made_up_site import MODELS
 from record_factory import Model, predict, small, write_records, write_result_of
 
 from aape_bench import registry
@@ -28,36 +29,10 @@ from aape_bench.report.site.hardest import hardest
 from aape_bench.report.site.names import page_name
 from aape_bench.report.site.on_the_way import rates
 
-if TYPE_CHECKING:
-    from playwright.sync_api import Page
-
 PLAN = {
     "model": "m", "preset": "p", "device": "cpu", "reference": "r",
     "variants": [{"name": "r", "title": "as it is", "settings": {"a": 1}}],
 }  # fmt: skip
-EVIL = 'evil"><script>alert(1)</script>'
-MODELS = [
-    Model("good", 2.5),
-    Model("middling", 1.0, parameters=5_000_000),
-    Model("untrained", 0.2, weights="random"),
-    Model("seen[a/b=c]", 1.5, overlap={"esc50": "test"}),
-    Model(EVIL, 0.7),
-]
-
-
-@pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("results")
-    tasks = [small("esc50", 60, 5), small("cremad", 48), small("as20k", 40, 6)]
-    write_records(folder, MODELS, tasks, ("linear", "knn"))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def site(results: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("site")
-    build(results, out, Silent())
-    return out
 
 
 class Links(HTMLParser):
@@ -121,10 +96,10 @@ def test_a_label_does_not_turn_the_text_around_it(tmp_path: Path) -> None:
     assert "<h1>\ufffdyako\ufffd</h1>" in next((tmp_path / "site" / "models").iterdir()).read_text("utf-8")
 
 
-def test_a_site_does_not_say_where_it_was_made(results: Path, site: Path) -> None:
+def test_a_site_does_not_say_where_it_was_made(made_up: Path, site: Path) -> None:
     for path in site.rglob("*"):
         if path.is_file():
-            assert str(results).encode() not in path.read_bytes()
+            assert str(made_up).encode() not in path.read_bytes()
 
 
 def test_marked_rows_have_no_rank_and_say_why(site: Path) -> None:
@@ -141,16 +116,16 @@ def test_marked_rows_have_no_rank_and_say_why(site: Path) -> None:
     assert sum('data-state="overlap"' in row for row in rows) == 2
 
 
-def test_scores_are_those_of_the_records(results: Path, site: Path) -> None:
-    record = read_record(next((results / "records" / "esc50" / "linear").glob("good-*.json")))
+def test_scores_are_those_of_the_records(made_up: Path, site: Path) -> None:
+    record = read_record(next((made_up / "records" / "esc50" / "linear").glob("good-*.json")))
     low, high = (record.scores["interval"][end] for end in ("low", "high"))
     text = (site / "tasks" / "esc50.html").read_text("utf-8")
     assert f"{record.scores['score']:.3f}</td><td>[{low:.3f}, {high:.3f}]" in text
 
 
-def test_equal_records_give_equal_bytes_and_what_is_gone_is_deleted(results: Path, site: Path, tmp_path: Path) -> None:
+def test_equal_records_give_equal_bytes_and_what_is_gone_is_deleted(made_up: Path, site: Path, tmp_path: Path) -> None:
     less = tmp_path / "results"
-    shutil.copytree(results, less)
+    shutil.copytree(made_up, less)
     out = tmp_path / "site"
     build(less, out, Silent())
     for path in site.rglob("*"):
@@ -162,22 +137,22 @@ def test_equal_records_give_equal_bytes_and_what_is_gone_is_deleted(results: Pat
     assert (out / "tasks" / "esc50.html").exists()
 
 
-def test_other_folders_are_left_alone(results: Path, tmp_path: Path) -> None:
+def test_other_folders_are_left_alone(made_up: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.html").write_text("years of work")
     with pytest.raises(UsageError, match="other things than a report"):
-        build(results, tmp_path / "mine", Silent())
+        build(made_up, tmp_path / "mine", Silent())
     (tmp_path / "mine" / "site.json").write_text(json.dumps(["../thesis.html"]))
     with pytest.raises(StorageError, match=re.escape("does not list a report's files")):
-        build(results, tmp_path / "mine", Silent())
+        build(made_up, tmp_path / "mine", Silent())
     assert [path.name for path in sorted((tmp_path / "mine").iterdir())] == ["site.json", "thesis.html"]
     (tmp_path / "file").write_text("x")
     with pytest.raises(UsageError, match="is a file"):
-        build(results, tmp_path / "file", Silent())
+        build(made_up, tmp_path / "file", Silent())
 
 
-def test_a_lost_prediction_costs_a_matrix_and_not_the_site(results: Path, tmp_path: Path) -> None:
-    shutil.copytree(results, tmp_path / "results")
+def test_a_lost_prediction_costs_a_matrix_and_not_the_site(made_up: Path, tmp_path: Path) -> None:
+    shutil.copytree(made_up, tmp_path / "results")
     for file in (tmp_path / "results" / "predictions" / "esc50" / "linear").glob("good-*"):
         file.write_bytes(b"damaged")
     build(tmp_path / "results", tmp_path / "site", Silent())
@@ -187,7 +162,7 @@ def test_a_lost_prediction_costs_a_matrix_and_not_the_site(results: Path, tmp_pa
 
 
 def test_an_interrupted_report_can_be_made_again(
-    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    made_up: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(self: Path, target: Path) -> Path:
         if target.name == "runs.html":
@@ -198,9 +173,9 @@ def test_an_interrupted_report_can_be_made_again(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", full)
         with pytest.raises(StorageError, match="disk is full"):
-            build(results, tmp_path / "site", Silent())
+            build(made_up, tmp_path / "site", Silent())
     assert (tmp_path / "site" / "index.html").is_file()
-    build(results, tmp_path / "site", Silent())
+    build(made_up, tmp_path / "site", Silent())
     there = {path.relative_to(tmp_path / "site").as_posix() for path in (tmp_path / "site").rglob("*.*")}
     assert there == {*json.loads((tmp_path / "site" / "site.json").read_text()), "site.json"}
 
@@ -331,111 +306,3 @@ def test_a_line_stands_where_its_numbers_are() -> None:
     assert "a &amp; b" in drawn
     level = float(re.findall(r'y1="([\d.]+)"[^>]*class="level"', drawn)[0])
     assert level == pytest.approx((low + high) / 2, abs=0.2)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    found = shutil.which("chromium") or shutil.which("google-chrome")
-    if found is None:
-        pytest.skip("no Chromium is installed (Debian: apt-get install chromium)")
-    sync = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with sync.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield opened
-        opened.close()
-
-
-@pytest.fixture
-def page(browser: Any) -> Iterator[Page]:
-    opened = browser.new_page(viewport={"width": 1280, "height": 900})
-    errors: list[str] = []
-    opened.on("console", lambda message: errors.append(message.text))
-    opened.on("pageerror", lambda error: errors.append(str(error)))
-    opened.on("requestfailed", lambda request: errors.append(request.url))
-    yield opened
-    opened.close()
-    assert errors == []
-
-
-def shown(page: Page) -> list[list[str]]:
-    """Cells of the rows that are visible."""
-    rows = page.locator("#results tbody tr:visible")
-    return rows.evaluate_all("rows => rows.map(row => [...row.cells].map(cell => cell.textContent.trim()))")
-
-
-def test_sorting(site: Path, page: Page) -> None:
-    page.goto((site / "index.html").as_uri())
-    head = page.locator("#results thead th", has_text="score")
-    head.locator("button").click()
-    assert head.get_attribute("aria-sort") == "descending"
-    scores = [float(row[5]) for row in shown(page)]
-    assert scores == sorted(scores, reverse=True)
-    head.locator("button").focus()
-    page.keyboard.press("Enter")
-    assert head.get_attribute("aria-sort") == "ascending"
-    assert [float(row[5]) for row in shown(page)] == sorted(scores)
-    rank = page.locator("#results thead th", has_text="rank")
-    rank.locator("button").click()
-    rank.locator("button").click()
-    ranks = [row[0] for row in shown(page)]
-    known = [one for one in ranks if one]
-    assert ranks == sorted(known, key=int) + [""] * (len(ranks) - len(known))  # no rank is no small rank
-    assert head.get_attribute("aria-sort") == "none"
-
-
-def test_filters(site: Path, page: Page) -> None:
-    page.goto((site / "index.html").as_uri())
-    every = shown(page)
-    assert len(every) == len(MODELS) * 6  # published ones are there on demand
-    page.get_by_label("Domain").select_option("speech")
-    assert {row[2] for row in shown(page)} == {"cremad"}
-    page.get_by_label("Protocol").select_option("knn")
-    page.get_by_label("Rows").select_option("random")
-    assert [row[1] for row in shown(page)] == ["untrained"]
-    assert re.match(r"1 of \d+ rows", page.locator(".filters output").inner_text())
-    page.get_by_role("button", name="Clear").click()
-    page.wait_for_function("count => document.querySelectorAll('#results tbody tr:not([hidden])').length === count",
-                           arg=len(every))  # fmt: skip
-    page.get_by_label("Model").fill("GOOD")
-    assert {row[1] for row in shown(page)} == {"good"}
-    page.get_by_label("Model").fill("")
-    page.get_by_role("checkbox").check()
-    assert len(shown(page)) > len(every)
-    page.get_by_label("Rows").select_option("clean")
-    assert all(row[0] for row in shown(page))
-
-
-def test_pages_in_the_browser(site: Path, page: Page) -> None:
-    """Every page opens without an error, and on a phone nothing but tables is wider than the screen."""
-    for width in (1280, 390):
-        page.set_viewport_size({"width": width, "height": 800})
-        for path in sorted(site.rglob("*.html")):
-            page.goto(path.as_uri())
-            assert page.locator("h1").count() == 1
-            wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-            assert wide <= 0, f"{path.name} at {width}"
-
-
-def test_links_lead_on(site: Path, page: Page) -> None:
-    page.goto((site / "index.html").as_uri())
-    page.locator("#results").get_by_role("link", name="good", exact=True).first.click()
-    assert page.locator("h1").inner_text() == "good"
-    page.get_by_role("link", name="esc50").first.click()
-    assert page.locator("h1").inner_text() == "esc50"
-    page.get_by_role("link", name="aape-bench").click()
-    assert page.locator("h1").inner_text() == "Leaderboard"
-
-
-def test_dark_and_light(site: Path, page: Page) -> None:
-    def ground() -> str:
-        return str(page.evaluate("getComputedStyle(document.body).backgroundColor"))
-
-    page.emulate_media(color_scheme="dark")
-    page.goto((site / "index.html").as_uri())
-    assert ground() == "rgb(20, 23, 27)"
-    page.get_by_role("button", name="Light").click()
-    assert ground() == "rgb(255, 255, 255)"
-    page.reload()
-    assert ground() == "rgb(255, 255, 255)"
-    page.emulate_media(media="print")
-    assert not page.locator(".filters").is_visible()

@@ -23,17 +23,6 @@ from aape_bench.selection import select_model, select_models
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
-@pytest.fixture(scope="module")
-def _saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save("wav2vec2", tmp_path_factory.mktemp("hub") / "tiny")
-
-
-@pytest.fixture
-def tiny(_saved: Path, tmp_path: Path) -> Path:
-    """A folder of one's own with a small wav2vec 2.0."""
-    return Path(shutil.copytree(_saved, tmp_path / "tiny"))
-
-
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """The hub's cache on a machine without a connection: an empty folder."""

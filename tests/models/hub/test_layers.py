@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +19,6 @@ from aape_bench.selection import select_model
 
 LAYERS = ("last", "0", "1", "mean", "all")
 pytestmark = pytest.mark.filterwarnings("ignore:At least one mel filter")
-
-
-@pytest.fixture(scope="module")
-def _saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save("wav2vec2", tmp_path_factory.mktemp("hub") / "tiny")
-
-
-@pytest.fixture
-def tiny(_saved: Path, tmp_path: Path) -> Path:
-    """A folder of one's own with a small wav2vec 2.0."""
-    return Path(shutil.copytree(_saved, tmp_path / "tiny"))
 
 
 @pytest.fixture
