@@ -124,4 +124,6 @@ class _Classes:
         return np.asarray(onwards[:-1] - onwards[self.first[1:]][self.owner])
 
     def _by_class(self, values: Array) -> Array:
-        return np.asarray(np.add.reduceat(values, self.first[:-1], axis=0))
+        # each class by itself: `np.add.reduceat` adds in another order, and records hold every digit
+        edges = zip(self.first[:-1], self.first[1:], strict=True)
+        return np.stack([values[start:stop].sum(axis=0) for start, stop in edges])

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from record_factory import Model, small, write_record, write_records
@@ -20,7 +21,7 @@ from aape_bench import registry
 from aape_bench.exchange import files
 from aape_bench.exchange.merge import merge
 from aape_bench.exchange.shape import misfits
-from aape_bench.exchange.verify import verify
+from aape_bench.exchange.verify import ROUNDING, close, verify, verify_record
 from aape_bench.identity import digest, file_digest
 from aape_bench.predictions import read, write
 from aape_bench.records import predictions_of, read_record
@@ -366,3 +367,20 @@ def test_without_pyarrow_parquet_is_refused_in_a_sentence(
     assert "Parquet needs pyarrow" in err
     assert not (tmp_path / "x").exists()
     assert cli("records", "export", "--results-dir", results)[0] == 2
+
+
+@pytest.mark.parametrize("task", ["as20k", "cremad"])
+def test_committed_records_come_out_to_the_last_digit(task: str) -> None:
+    folder = Path(__file__).parents[1] / "results" / "reference" / "eight-tasks"
+    paths = sorted((folder / "records" / task).rglob("*.json"))
+    assert paths
+    for path in paths:
+        finding, _ = verify_record(folder, path.relative_to(folder).as_posix())
+        assert finding.problems == []
+        assert not [remark for remark in finding.remarks if "digits" in remark]
+
+
+def test_numbers_of_numpy_may_differ_by_rounding_too() -> None:
+    assert close(0.14048811310808212, np.float64(0.14048811310808215), ROUNDING)
+    assert not close(0.14, np.float64(0.15), ROUNDING)
+    assert not close(True, 1.0, ROUNDING)

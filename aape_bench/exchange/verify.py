@@ -242,7 +242,7 @@ def differences(stated: Any, computed: Any, at: str) -> Iterator[Apart]:
 
 def close(one: Any, other: Any, within: float) -> bool:
     """Whether both are numbers and hardly differ, relative to 1 or to the larger."""
-    if not all(type(value) in (int, float) for value in (one, other)):
+    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in (one, other)):
         return False
     try:
         return math.isclose(one, other, rel_tol=within, abs_tol=within)
