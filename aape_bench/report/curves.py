@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 #: Of the reliability diagram: bins at most, and clips of each at least.
 BINS, LEAST_CLIPS = 10, 10
 ACROSS = 3
-#: Lines of one panel: of more the first, the best. (Records come in the leaderboard's order.)
+#: Lines of one panel: of more the first, as the leaderboard has them.
 MOST = 8
 
 
@@ -90,7 +90,7 @@ class _Panel(NamedTuple):
     data: str
 
     def title(self, records: int) -> str:
-        return f"{self.task}\n{_short(self.protocol)}" + (f": the best {MOST}" if records > MOST else "")
+        return f"{self.task}\n{_short(self.protocol)}" + (f": the first {MOST}" if records > MOST else "")
 
 
 def _panel_of(record: Record) -> _Panel:

@@ -150,10 +150,10 @@ def test_learning_curves_are_those_of_the_records(results: Path, tmp_path: Path)
     said = words(plot_learning([tuned, partial], tmp_path)[1])
     assert {record.task["name"], f"{record.task['name']} (60 of 2000)"} <= set(said)  # not in one panel
     assert record.model["label"] in " ".join(said) or any("…" in text for text in said)
-    assert not any("seed" in text or "best" in text for text in said)
+    assert not any("seed" in text or "first" in text for text in said)
 
     seeds = [dataclasses.replace(tuned, seed=seed) for seed in range(9)]
     said = words(plot_learning(seeds, tmp_path)[1])
     assert sum("seed 7" in text for text in said) == 1
     assert not any("seed 8" in text for text in said)
-    assert any(text.endswith(": the best 8") for text in said)
+    assert any(text.endswith(": the first 8") for text in said)
